@@ -1,0 +1,22 @@
+//! Embeds `catalog/*.toml` into the crate, so that one binary is enough. Nothing else.
+
+use std::{env, error::Error, fmt::Write as _, fs, path::Path};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let dir = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("catalog");
+    println!("cargo::rerun-if-changed={}", dir.display());
+    let mut names: Vec<String> = fs::read_dir(&dir)?
+        .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_, _>>()?;
+    names.retain(|name| name.ends_with(".toml"));
+    names.sort();
+    let mut code = String::from("&[");
+    for name in &names {
+        let path = dir.join(name);
+        println!("cargo::rerun-if-changed={}", path.display());
+        write!(code, "({:?}, include_str!({path:?})),", name.trim_end_matches(".toml"))?;
+    }
+    code.push(']');
+    fs::write(Path::new(&env::var("OUT_DIR")?).join("catalog.rs"), code)?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The engine: everything that sends, waits and retries.

@@ -1,0 +1,14 @@
+//! Mediagate: one OpenAI-compatible address in front of every maker of pictures.
+//!
+//! The modules, in reading order; who may know whom is in `ARCHITECTURE.md`.
+
+pub mod cli;
+pub mod config;
+pub mod error;
+
+pub mod api;
+pub mod engine;
+pub mod media;
+pub mod store;
+
+pub mod sim;

@@ -1,0 +1,3 @@
+//! The gateway, as one binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Finished artifacts: memory, disk or S3.
