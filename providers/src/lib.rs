@@ -19,6 +19,7 @@ mod fal;
 mod gemini;
 mod openai;
 mod replicate;
+mod reply;
 mod stability;
 
 use bytes::Bytes;

@@ -1,0 +1,127 @@
+//! What replies of all vendors have in common: statuses, delays, texts fit to be shown.
+
+use std::time::Duration;
+
+use crate::{Fault, Reply, UpstreamError};
+
+/// What a status means where the body says nothing better. Success is for the caller to tell.
+pub(crate) fn fault_of(status: u16) -> Fault {
+    match status {
+        401 | 403 => Fault::Credential,
+        402 => Fault::Balance,
+        404 => Fault::UnknownModel,
+        408 | 409 => Fault::Server,
+        429 => Fault::RateLimited,
+        400..=499 => Fault::Invalid,
+        503 => Fault::Unavailable,
+        500..=599 => Fault::Server,
+        _ => Fault::Malformed,
+    }
+}
+
+/// The delay of `retry-after-ms`, else of `retry-after` in seconds. A date is no use without a
+/// clock and is ignored.
+pub(crate) fn retry_after(reply: &Reply) -> Option<Duration> {
+    let read = |name: &str, per_second: f64| {
+        let number: f64 = reply.header(name)?.trim().parse().ok()?;
+        Duration::try_from_secs_f64(number / per_second).ok()
+    };
+    read("retry-after-ms", 1000.0).or_else(|| read("retry-after", 1.0))
+}
+
+/// A refusal with the vendor's words, made fit to be shown, and the delay it asks for in its
+/// headers. Without words the status speaks.
+pub(crate) fn refusal(fault: Fault, reply: &Reply, words: Option<&str>) -> UpstreamError {
+    let message = match words.map(shown).filter(|text| !text.is_empty()) {
+        Some(text) => text,
+        None => format!("the provider answered with status {}", reply.status),
+    };
+    UpstreamError::new(fault, message).retry_after(retry_after(reply))
+}
+
+/// A vendor's text without the addresses and (masked) keys that some put in.
+pub(crate) fn shown(text: &str) -> String {
+    let secret = |word: &str| {
+        let bare = word.trim_start_matches(|c: char| !c.is_alphanumeric());
+        ["sk-", "r8_", "AIza"].iter().any(|start| bare.starts_with(start)) || word.contains("***")
+    };
+    let words: Vec<&str> = text
+        .split_whitespace()
+        .map(|word| match word {
+            _ if word.contains("://") => "(address)",
+            _ if secret(word) => "(key)",
+            _ => word,
+        })
+        .collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ReplyBody;
+
+    fn reply(headers: &[(&str, &str)]) -> Reply {
+        Reply {
+            status: 429,
+            headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            body: ReplyBody::Text(bytes::Bytes::new()),
+        }
+    }
+
+    #[test]
+    fn delays_are_read_from_seconds_and_milliseconds() {
+        let check = |headers: &[(&str, &str)], millis: Option<u64>| {
+            let want = millis.map(Duration::from_millis);
+            assert_eq!(retry_after(&reply(headers)), want, "{headers:?}");
+        };
+        check(&[], None);
+        check(&[("retry-after", "20")], Some(20_000));
+        check(&[("retry-after", " 0.5 ")], Some(500));
+        check(&[("retry-after", "20"), ("retry-after-ms", "19500")], Some(19_500));
+        check(&[("retry-after", "20"), ("retry-after-ms", "soon")], Some(20_000));
+        check(&[("retry-after", "Fri, 06 Nov 2026 10:00:00 GMT")], None);
+        for wrong in ["-1", "NaN", "inf", "1e300", ""] {
+            check(&[("retry-after", wrong)], None);
+        }
+    }
+
+    #[test]
+    fn statuses_have_a_meaning() {
+        for (status, fault) in [
+            (302, Fault::Malformed),
+            (400, Fault::Invalid),
+            (401, Fault::Credential),
+            (402, Fault::Balance),
+            (403, Fault::Credential),
+            (404, Fault::UnknownModel),
+            (408, Fault::Server),
+            (409, Fault::Server),
+            (413, Fault::Invalid),
+            (422, Fault::Invalid),
+            (429, Fault::RateLimited),
+            (500, Fault::Server),
+            (502, Fault::Server),
+            (503, Fault::Unavailable),
+            (504, Fault::Server),
+            (529, Fault::Server),
+        ] {
+            assert_eq!(fault_of(status), fault, "{status}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_keys_are_not_shown() {
+        for (said, text) in [
+            ("size is  not\nallowed", "size is not allowed"),
+            ("Incorrect API key provided: sk-ab**yz.", "Incorrect API key provided: (key)"),
+            ("a risk-free (sk-live) key", "a risk-free (key) key"),
+            ("See https://x.example/keys for more", "See (address) for more"),
+        ] {
+            assert_eq!(shown(said), text);
+        }
+        let silent = refusal(Fault::Server, &reply(&[("retry-after", "1")]), Some(" "));
+        assert_eq!(silent.message, "the provider answered with status 429");
+        assert_eq!(silent.retry_after, Some(Duration::from_secs(1)));
+    }
+}
