@@ -1,0 +1,400 @@
+//! Reads catalogue files, strictly: what is wrong is said with its file and model.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use super::{
+    Auth, Catalog, Confidence, Deployment, EMBEDDED, PriceLine, Provider, Retired, SizeField,
+    SizeRule, Task, Wire, price::is_token,
+};
+use crate::{
+    adapter,
+    media::{Format, Size},
+    money::Money,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProviderFile {
+    title: String,
+    docs: String,
+    adapter: String,
+    base_url: String,
+    auth: Auth,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(default)]
+    hosts: Vec<String>,
+    #[serde(default)]
+    settings: BTreeMap<String, String>,
+    #[serde(default)]
+    owned: Vec<String>,
+    #[serde(default)]
+    wire: BTreeMap<String, Wire>,
+    #[serde(default)]
+    size: BTreeMap<String, SizeRule>,
+    #[serde(default)]
+    model: Vec<Row>,
+    unlisted: Option<Unlisted>,
+    #[serde(default)]
+    retired: Vec<Retired>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    id: String,
+    #[serde(default)]
+    aliases: Vec<String>,
+    upstream: String,
+    path: Option<String>,
+    task: Task,
+    size: String,
+    default_size: Option<Size>,
+    default_quality: Option<String>,
+    #[serde(default = "one")]
+    n: u32,
+    formats: Vec<Format>,
+    prompt_max: Option<u32>,
+    wire: String,
+    price: Vec<PriceLine>,
+    #[serde(default)]
+    estimate: Vec<PriceLine>,
+    #[serde(default)]
+    set: BTreeMap<String, serde_json::Value>,
+    source: String,
+    checked: String,
+    confidence: Confidence,
+    retires: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unlisted {
+    path: Option<String>,
+    wire: String,
+    size: String,
+    formats: Vec<Format>,
+}
+
+type PixelTables = BTreeMap<String, BTreeMap<String, BTreeMap<String, Size>>>;
+
+/// A catalogue file that cannot be used, with the place and the reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("catalogue file {file}: {reason}")]
+pub struct CatalogError {
+    /// The file, without its ending.
+    pub file: String,
+    /// What is wrong, and where in the file.
+    pub reason: String,
+}
+
+impl Catalog {
+    /// The catalogue this build was made with.
+    pub fn embedded() -> Result<Self, CatalogError> {
+        Self::parse(EMBEDDED.iter().copied())
+    }
+
+    /// Reads files given as (name without ending, text). A later file of the same name replaces
+    /// the rows with the same id of an earlier one and adds the rest; its other settings win.
+    pub fn parse<'a>(
+        files: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, CatalogError> {
+        let mut pixels = PixelTables::new();
+        let mut catalog = Self::default();
+        for (name, text) in files {
+            let wrong = |reason: String| CatalogError { file: name.to_owned(), reason };
+            if name == "_pixels" {
+                let tables: PixelTables = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+                pixels.extend(tables);
+                continue;
+            }
+            let file: ProviderFile = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+            let provider = provider(name, file, &pixels).map_err(wrong)?;
+            match catalog.providers.get_mut(name) {
+                None => {
+                    catalog.providers.insert(name.to_owned(), provider);
+                }
+                Some(known) => overlay(known, provider),
+            }
+        }
+        check_names(&catalog)?;
+        Ok(catalog)
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A name must mean one model, whoever sells it, and a retired one must lead to a living one.
+fn check_names(catalog: &Catalog) -> Result<(), CatalogError> {
+    let public: BTreeSet<&str> = catalog.deployments().map(|d| d.model.as_str()).collect();
+    let mut meaning: BTreeMap<&str, &str> = public.iter().map(|name| (*name, *name)).collect();
+    for row in catalog.deployments() {
+        for alias in &row.aliases {
+            let known = *meaning.entry(alias).or_insert(&row.model);
+            if known != row.model {
+                return Err(CatalogError {
+                    file: row.provider.clone(),
+                    reason: format!("model {:?}: the alias {alias:?} means {known:?}", row.model),
+                });
+            }
+        }
+    }
+    for provider in catalog.providers.values() {
+        for old in &provider.retired {
+            let wrong = |reason| Err(CatalogError { file: provider.id.clone(), reason });
+            if meaning.contains_key(old.id.as_str()) {
+                return wrong(format!("retired {:?}: the name is still in use", old.id));
+            }
+            if !public.contains(old.now.as_str()) {
+                return wrong(format!("retired {:?}: there is no model {:?}", old.id, old.now));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn overlay(known: &mut Provider, newer: Provider) {
+    let mut models = std::mem::take(&mut known.models);
+    for row in newer.models {
+        match models.iter_mut().find(|m| m.model == row.model) {
+            Some(old) => *old = row,
+            None => models.push(row),
+        }
+    }
+    *known = Provider { models, ..newer };
+}
+
+fn provider(id: &str, file: ProviderFile, pixels: &PixelTables) -> Result<Provider, String> {
+    if adapter(&file.adapter).is_none() {
+        return Err(format!("there is no adapter named {:?}", file.adapter));
+    }
+    if file.base_url.ends_with('/') {
+        return Err("base_url ends with a slash".to_owned());
+    }
+    let mut sizes = file.size;
+    for (name, rule) in &mut sizes {
+        look_up_pixels(rule, pixels).map_err(|e| format!("size {name:?}: {e}"))?;
+    }
+    let find_wire = |name: &str| {
+        file.wire.get(name).cloned().ok_or_else(|| format!("there is no [wire.{name}]"))
+    };
+    let find_size =
+        |name: &str| sizes.get(name).cloned().ok_or_else(|| format!("there is no [size.{name}]"));
+    let mut models: Vec<Deployment> = Vec::new();
+    for row in file.model {
+        let at = |e: String| format!("model {:?}: {e}", row.id);
+        let mut wire = find_wire(&row.wire).map_err(at)?;
+        wire.set.extend(row.set.clone());
+        let size = find_size(&row.size).map_err(at)?;
+        check_row(&row, &wire, &size).map_err(at)?;
+        if models.iter().any(|m| m.model == row.id) {
+            return Err(at("this id is there twice".to_owned()));
+        }
+        models.push(Deployment {
+            provider: id.to_owned(),
+            model: row.id,
+            aliases: row.aliases,
+            upstream: row.upstream,
+            path: row.path,
+            task: row.task,
+            size,
+            default_size: row.default_size,
+            default_quality: row.default_quality,
+            n: row.n,
+            formats: row.formats,
+            prompt_max: row.prompt_max,
+            wire,
+            price: row.price,
+            estimate: row.estimate,
+            source: row.source,
+            checked: row.checked,
+            confidence: row.confidence,
+            retires: row.retires,
+        });
+    }
+    let unlisted = file
+        .unlisted
+        .map(|u| {
+            Ok::<_, String>(Deployment {
+                provider: id.to_owned(),
+                path: u.path,
+                n: 1,
+                formats: u.formats,
+                wire: find_wire(&u.wire)?,
+                size: find_size(&u.size)?,
+                ..Deployment::default()
+            })
+        })
+        .transpose()
+        .map_err(|e| format!("unlisted: {e}"))?;
+    Ok(Provider {
+        id: id.to_owned(),
+        title: file.title,
+        docs: file.docs,
+        adapter: file.adapter,
+        base_url: file.base_url,
+        auth: file.auth,
+        headers: file.headers,
+        hosts: file.hosts,
+        settings: file.settings,
+        owned: file.owned,
+        models,
+        unlisted,
+        retired: file.retired,
+    })
+}
+
+fn check_row(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
+    let say = |text: &str| Err(text.to_owned());
+    if row.id.is_empty() || row.upstream.is_empty() || row.source.is_empty() {
+        return say("id, upstream and source must not be empty");
+    }
+    if row.formats.is_empty() {
+        return say("formats must not be empty");
+    }
+    if row.n == 0 || row.n > 10 {
+        return say("n must be 1 to 10");
+    }
+    if row.n > 1 && wire.n.is_none() {
+        return say("n is above 1 but the wire has no field for it");
+    }
+    if row.formats.len() > 1 && wire.format.is_none() {
+        return say("several formats but the wire has no field for them");
+    }
+    if let Some(choice) = &wire.format
+        && let Some(format) = row.formats.iter().find(|f| !choice.values.contains_key(f.name()))
+    {
+        return Err(format!("the wire has no word for the format {format}"));
+    }
+    let date = |d: &str| d.len() == 10 && d.split('-').map(str::len).eq([4, 2, 2]);
+    if !date(&row.checked) || row.retires.as_deref().is_some_and(|d| !date(d)) {
+        return say("checked and retires are dates like 2026-11-01");
+    }
+    check_size(row, wire, size)?;
+    check_price(row, wire, size)
+}
+
+fn check_size(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
+    match (&wire.size, size) {
+        (None, SizeRule::Fixed { .. })
+        | (
+            Some(SizeField::Text { .. } | SizeField::Sides { .. }),
+            SizeRule::List { .. } | SizeRule::Grid { .. },
+        )
+        | (Some(SizeField::Ratio { .. }), SizeRule::Ratios { .. })
+        | (Some(SizeField::Preset { .. }), SizeRule::Presets { .. }) => {}
+        _ => return Err(format!("the wire cannot express a size rule of kind {}", size.kind())),
+    }
+    if let (Some(SizeField::Ratio { tier, .. }), SizeRule::Ratios { tiers, .. }) =
+        (&wire.size, size)
+    {
+        if tier.is_none() && tiers.len() > 1 {
+            return Err("several tiers but the wire has no field for them".to_owned());
+        }
+        if tier.is_some() && tiers.is_empty() {
+            return Err("the wire has a field for tiers but the size rule has none".to_owned());
+        }
+    }
+    let finite = size.finite();
+    match row.default_size {
+        Some(drawn) if matches!(size, SizeRule::Grid { .. }) && !size.on_grid(drawn) => {
+            Err(format!("the default size {drawn} is not on the grid"))
+        }
+        Some(drawn) if !finite.is_empty() && finite.iter().all(|s| s.size != drawn) => {
+            Err(format!("the default size {drawn} is not among the sizes"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_price(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
+    let say = |text: &str| Err(text.to_owned());
+    if row.price.is_empty() {
+        return say("a row without a price is not sold: leave it out");
+    }
+    let tokens = row.price.iter().filter(|line| is_token(line.unit)).count();
+    if tokens > 0 && tokens < row.price.len() {
+        return say("a price by token and one by picture do not mix");
+    }
+    if tokens > 0 && row.estimate.is_empty() {
+        return say("tokens are billed afterwards, so an estimate is needed");
+    }
+    if tokens == 0 && !row.estimate.is_empty() {
+        return say("an estimate is for prices by token");
+    }
+    if row.estimate.iter().any(|line| is_token(line.unit)) {
+        return say("an estimate is by picture, not by token");
+    }
+    let has_word = |quality: &str| {
+        wire.quality.as_ref().is_some_and(|choice| choice.values.values().any(|v| v == quality))
+    };
+    let lines = || row.price.iter().chain(&row.estimate);
+    for line in lines() {
+        if line.usd < Money::ZERO {
+            return say("a price is negative");
+        }
+        if line.per == 0 || line.megapixel == 0 {
+            return say("per and megapixel must be at least 1");
+        }
+    }
+    let mut qualities =
+        lines().filter_map(|l| l.quality.as_deref()).chain(row.default_quality.as_deref());
+    if let Some(quality) = qualities.find(|q| !has_word(q)) {
+        return Err(format!("the wire has no quality {quality:?}"));
+    }
+    let tiers: &[String] = if let SizeRule::Ratios { tiers, .. } = size { tiers } else { &[] };
+    let priced: BTreeSet<&str> = lines().filter_map(|l| l.tier.as_deref()).collect();
+    if let Some(tier) = priced.iter().find(|t| !tiers.iter().any(|known| known == *t)) {
+        return Err(format!("a price for the tier {tier:?}, which the size rule does not have"));
+    }
+    if let Some(tier) = tiers.iter().find(|t| !priced.is_empty() && !priced.contains(t.as_str())) {
+        return Err(format!("no price for the tier {tier:?}"));
+    }
+    Ok(())
+}
+
+fn look_up_pixels(rule: &mut SizeRule, pixels: &PixelTables) -> Result<(), String> {
+    match rule {
+        SizeRule::Ratios { ratios, range, tiers, pixels: named, area, table, .. } => {
+            if ratios.is_empty() == range.is_none() {
+                return Err("either ratios or a range".to_owned());
+            }
+            if range.is_some() && area.is_none() {
+                return Err("a range needs an area".to_owned());
+            }
+            if let Some(name) = named {
+                let known = pixels.get(name).ok_or_else(|| format!("no pixel table {name:?}"))?;
+                let alone = (tiers.is_empty() && known.len() == 1).then(String::new);
+                for (tier, by_ratio) in known {
+                    let key = alone.clone().unwrap_or_else(|| tier.clone());
+                    for (ratio, size) in by_ratio {
+                        table.insert((key.clone(), ratio.clone()), *size);
+                    }
+                }
+            }
+            let tier_names = if tiers.is_empty() { vec![String::new()] } else { tiers.clone() };
+            for tier in tier_names {
+                for ratio in &*ratios {
+                    if area.is_none() && !table.contains_key(&(tier.clone(), ratio.to_string())) {
+                        return Err(format!("no pixels for {ratio} at tier {tier:?}"));
+                    }
+                }
+            }
+        }
+        SizeRule::Grid { multiple_of, min, max, .. } => {
+            if *multiple_of == 0 || min > max || !min.is_multiple_of(*multiple_of) {
+                return Err("multiple_of at least 1, min on the grid and at most max".to_owned());
+            }
+        }
+        SizeRule::List { sizes } if sizes.is_empty() => return Err("sizes is empty".to_owned()),
+        SizeRule::Presets { presets } if presets.is_empty() => {
+            return Err("presets is empty".to_owned());
+        }
+        _ => {}
+    }
+    Ok(())
+}
