@@ -1,0 +1,124 @@
+//! Every adapter against every fixture: what it sends and what it makes of each reply.
+//!
+//! `fixtures/README.md` describes the folders. Everything is compared both ways: a field too
+//! many fails like a field too few. Each case runs twice, with base64 left in the replies and
+//! with it lifted out as the engine does; both must end the same.
+
+mod case;
+mod compare;
+mod drive;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use providers::{
+    ADAPTERS,
+    catalog::{Catalog, Deployment, Wire},
+};
+use serde_json::{Map, Value};
+
+use case::{Case, cases};
+use drive::{called, check};
+
+/// Adapters whose fixtures are still to be written. May only shrink.
+const UNWRITTEN: &[&str] = &["fal", "replicate", "bfl", "stability"];
+
+#[test]
+fn every_fixture_is_sent_and_read_as_written() {
+    let catalog = Catalog::embedded().unwrap();
+    let mut wrong = Vec::new();
+    for (provider, scenario, case) in cases() {
+        if let Err(e) = case.and_then(|case| check(&catalog, &provider, &case)) {
+            wrong.push(format!("fixtures/{provider}/{scenario}:\n{e}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn a_fixture_that_differs_in_one_field_fails() {
+    let catalog = Catalog::embedded().unwrap();
+    let mut tried = 0;
+    for (provider, scenario, case) in cases() {
+        let case = case.unwrap();
+        let fails = |case: &Case, what: &str| {
+            assert!(check(&catalog, &provider, case).is_err(), "{provider}/{scenario}: {what}");
+        };
+        for (i, (send, _)) in case.exchanges.iter().enumerate() {
+            let mut changed = case.clone();
+            changed.exchanges[i].0.url.push('x');
+            fails(&changed, "another address passed");
+            for (name, body) in [("json", &send.json), ("form", &send.form)] {
+                let Some(Value::Object(fields)) = body else { continue };
+                let mut bodies: Vec<Map<String, Value>> = fields
+                    .keys()
+                    .map(|left_out| {
+                        fields.clone().into_iter().filter(|(k, _)| k != left_out).collect()
+                    })
+                    .collect();
+                let mut more = fields.clone();
+                more.insert("a_field_too_many".to_owned(), 1.into());
+                bodies.push(more);
+                for body in bodies {
+                    let mut changed = case.clone();
+                    let slot = &mut changed.exchanges[i].0;
+                    *if name == "json" { &mut slot.json } else { &mut slot.form } =
+                        Some(Value::Object(body));
+                    fails(&changed, "another body passed");
+                    tried += 1;
+                }
+            }
+        }
+        if let Some(Value::Object(end)) = &case.end {
+            for field in end.keys().filter(|field| *field != "message") {
+                let mut changed = case.clone();
+                changed.end = changed.end.map(|mut end| {
+                    end[field] = "something else".into();
+                    end
+                });
+                fails(&changed, "another end passed");
+            }
+        }
+    }
+    assert!(tried > 0, "no fixture was tried");
+}
+
+/// Whether a scenario shows a call that goes well.
+fn happy(scenario: &str) -> bool {
+    scenario == "happy" || scenario.starts_with("happy-")
+}
+
+/// What tells one request shape of a provider from another: the fields' names, without the
+/// constants that come with every call.
+fn shape(deployment: &Deployment) -> String {
+    let wire = Wire { set: BTreeMap::new(), ..deployment.wire.clone() };
+    format!("{} {wire:?}", deployment.provider)
+}
+
+#[test]
+fn every_adapter_and_every_request_shape_of_the_catalogue_has_a_happy_fixture() {
+    let catalog = Catalog::embedded().unwrap();
+    let (mut adapters, mut shapes) = (BTreeSet::new(), BTreeSet::new());
+    for (provider, scenario, case) in cases() {
+        let case = case.unwrap();
+        if happy(&scenario) && case.meta.expect == "done" {
+            let called = called(&catalog, &case, &provider).unwrap();
+            adapters.insert(called.adapter.name());
+            shapes.insert(shape(&called.deployment));
+        }
+    }
+    let mut missing: BTreeMap<String, String> = ADAPTERS
+        .iter()
+        .map(|a| a.name())
+        .filter(|name| !adapters.contains(name) && !UNWRITTEN.contains(name))
+        .map(|name| (name.to_owned(), format!("adapter {name}")))
+        .collect();
+    for deployment in catalog.deployments() {
+        let adapter = &catalog.providers[&deployment.provider].adapter;
+        let key = shape(deployment);
+        if !shapes.contains(&key) && !UNWRITTEN.contains(&adapter.as_str()) {
+            missing.entry(key).or_insert_with(|| deployment.slug());
+        }
+    }
+    let missing: Vec<&String> = missing.values().collect();
+    assert!(missing.is_empty(), "no happy fixture for the request shape of {missing:?}");
+}
