@@ -106,6 +106,8 @@ pub fn plan_size(
     let sizes = native::Natives { deployment, fit: ask.fit, price_of };
     let default = default_size(deployment);
     let default_ratio = default.map_or(1.0, Size::ratio);
+    let untouched = |native| (Some(native), Target::Untouched);
+    let at = |size| (sizes.for_size(size), exact(size, ask.fit));
     let (native, target) = match ask.want {
         Want::Auto => {
             return Ok(SizePlan {
@@ -118,26 +120,18 @@ pub fn plan_size(
                 delivered: default,
             });
         }
-        Want::Exact(size) => (sizes.for_size(size), exact(size, ask.fit)),
+        Want::Exact(size) => at(size),
         Want::Ratio(aspect) => {
             let native = sizes.with_ratio(aspect).or_else(|| sizes.near_ratio(aspect));
             let told = native.as_ref().is_some_and(|n| native::takes_ratio(&n.words, aspect));
             (native, if told { Target::Untouched } else { ratio(aspect, ask.fit) })
         }
-        Want::Tier(tier) => match sizes.with_tier(tier, default_ratio) {
-            Some(native) => (Some(native), Target::Untouched),
-            None => {
-                let size = tier.size(default_ratio);
-                (sizes.for_size(size), exact(size, ask.fit))
-            }
-        },
-        Want::RatioTier(aspect, tier) => match sizes.with_ratio_and_tier(aspect, tier) {
-            Some(native) => (Some(native), Target::Untouched),
-            None => {
-                let size = tier.size(aspect.ratio());
-                (sizes.for_size(size), exact(size, ask.fit))
-            }
-        },
+        Want::Tier(tier) => sizes
+            .with_tier(tier, default_ratio)
+            .map_or_else(|| at(tier.size(default_ratio)), untouched),
+        Want::RatioTier(aspect, tier) => sizes
+            .with_ratio_and_tier(aspect, tier)
+            .map_or_else(|| at(tier.size(aspect.ratio())), untouched),
     };
     let native = native.ok_or(PlanError::NoSize)?;
     finish(native, target, ask.fit, max_upscale)
@@ -191,3 +185,6 @@ fn default_size(deployment: &Deployment) -> Option<Size> {
         _ => deployment.default_size,
     }
 }
+
+#[cfg(test)]
+mod tests;
