@@ -1,21 +1,174 @@
-use crate::{Adapter, Call, RemoteJob, Reply, SendKind, Step, UpstreamError};
+//! Black Forest Labs: one endpoint per model, one picture per call, and a polling URL on the
+//! cluster that took the job. Every outcome of a job arrives with HTTP 200.
 
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    Adapter, Call, Fault, Output, Picture, RemoteJob, RemoteState, Reply, SendKind, Source, Step,
+    UpstreamError, Usage, WireRequest, body,
+    fastapi::Detail,
+    money::Money,
+    reply::{self, fault_of},
+};
+
+/// The dialect of Black Forest Labs.
 pub(crate) struct Bfl;
 
 impl Adapter for Bfl {
     fn name(&self) -> &'static str {
         "bfl"
     }
-    fn begin(&self, _call: &Call<'_>) -> Result<Step, UpstreamError> {
-        Err(UpstreamError::malformed(""))
+
+    fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
+        let fields = Value::Object(body::fields(call));
+        let request = WireRequest::post_json(call.endpoint("/{upstream}"), &fields);
+        Ok(Step::Send { kind: SendKind::Submit, request })
     }
+
     fn advance(
         &self,
-        _call: &Call<'_>,
-        _sent: SendKind,
-        _job: Option<&RemoteJob>,
-        _reply: &Reply,
+        call: &Call<'_>,
+        sent: SendKind,
+        job: Option<&RemoteJob>,
+        reply: &Reply,
     ) -> Result<Step, UpstreamError> {
-        Err(UpstreamError::malformed(""))
+        match (sent, job) {
+            (SendKind::Submit, _) => accepted(call, reply),
+            (_, Some(job)) => state(call, sent, job, reply),
+            (_, None) => Err(UpstreamError::new(Fault::JobLost, "no job is known for this reply")),
+        }
     }
+}
+
+/// The reply to a submit.
+#[derive(Deserialize)]
+struct Accepted<'a> {
+    id: Option<String>,
+    polling_url: Option<String>,
+    /// Credits, as the text of the number: money never passes through a float.
+    #[serde(borrow)]
+    cost: Option<&'a RawValue>,
+}
+
+fn accepted(call: &Call<'_>, reply: &Reply) -> Result<Step, UpstreamError> {
+    if !reply.is_success() {
+        return Err(refusal(SendKind::Submit, reply));
+    }
+    let answer: Accepted<'_> = reply.json()?;
+    let id = answer
+        .id
+        .ok_or_else(|| UpstreamError::malformed("the provider's reply names no job id"))?;
+    let status_url = answer
+        .polling_url
+        .filter(|url| call.may_follow(url))
+        .unwrap_or_else(|| format!("{}/get_result?id={id}", call.base_url));
+    Ok(wait(RemoteJob {
+        id,
+        state: RemoteState::Queued,
+        queue_position: None,
+        status_url,
+        result_url: None,
+        cancel_url: None,
+        billed: answer.cost.and_then(|cost| credits(cost.get())),
+    }))
+}
+
+fn wait(job: RemoteJob) -> Step {
+    let poll = WireRequest::get(&job.status_url);
+    Step::Wait { job, poll, listen: None }
+}
+
+/// Dollars from the decimal text of a number of credits, of which a dollar buys a hundred. Digits
+/// past the ninth decimal are float noise and dropped. `None` for anything else.
+fn credits(text: &str) -> Option<Money> {
+    let text = text.trim_matches('"');
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let fraction = fraction.get(..9).unwrap_or(fraction);
+    let credits: Money = format!("{whole}.{fraction}").parse().ok()?;
+    (credits >= Money::ZERO).then(|| Money::from_nanos((credits.nanos() + 99) / 100))
+}
+
+fn state(
+    call: &Call<'_>,
+    sent: SendKind,
+    job: &RemoteJob,
+    reply: &Reply,
+) -> Result<Step, UpstreamError> {
+    // A job that is unknown may be a 404 with the same body as a state.
+    if !reply.is_success() && reply.status != 404 {
+        return Err(refusal(sent, reply));
+    }
+    let answer: Value = match reply.json() {
+        Err(_) if reply.status == 404 => Value::Null,
+        parsed => parsed?,
+    };
+    let word = answer.get("status").or_else(|| answer.get("state")).and_then(Value::as_str);
+    let word = word.unwrap_or_default();
+    let fault = match word.to_ascii_lowercase().as_str() {
+        "ready" => return done(call, job, &answer),
+        "request moderated" | "content moderated" => Fault::Moderated,
+        "error" | "failed" => Fault::JobFailed,
+        "task not found" => Fault::JobLost,
+        _ if reply.status == 404 => return Err(refusal(sent, reply)),
+        _ => return Ok(wait(RemoteJob { state: RemoteState::Running, ..job.clone() })),
+    };
+    let reasons = reasons(&answer);
+    let message = if reasons.is_empty() { word.to_owned() } else { format!("{word}: {reasons}") };
+    Err(reply::refused(fault, reply, Some(&message)).code(Some(word)))
+}
+
+fn done(call: &Call<'_>, job: &RemoteJob, answer: &Value) -> Result<Step, UpstreamError> {
+    let result = answer.get("result").unwrap_or(&Value::Null);
+    let sample = text(result, "sample").filter(|url| !url.is_empty());
+    let sample = sample.ok_or_else(|| {
+        UpstreamError::new(Fault::Empty, "the provider's result holds no picture")
+    })?;
+    let picture = Picture {
+        source: Source::link(sample),
+        seed: result.get("seed").and_then(Value::as_u64),
+        revised_prompt: reply::revised(call, text(result, "prompt")),
+        withheld: false,
+    };
+    let usage = Usage { billed: job.billed, ..Usage::default() };
+    Ok(Step::Done(Output { pictures: vec![picture], usage, quality: None }))
+}
+
+/// Why a job was refused or failed, as far as `details` says.
+fn reasons(answer: &Value) -> String {
+    let Some(details) = answer.get("details") else { return String::new() };
+    let said = ["Moderation Reasons", "error", "message"].iter().find_map(|k| details.get(k));
+    match said.unwrap_or(details) {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => {
+            list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+        }
+        _ => String::new(),
+    }
+}
+
+/// What a reply that is not 2xx means: `{"detail"}` in both of FastAPI's shapes, or
+/// `{"error", "message", "retry_after"}`.
+fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
+    let answer: Value = serde_json::from_slice(reply.text()).unwrap_or_default();
+    let detail = Detail::of(&answer).unwrap_or_default();
+    let code = text(&answer, "error");
+    let message = Some(detail.message.as_str())
+        .filter(|message| !message.is_empty())
+        .or_else(|| text(&answer, "message"))
+        .or(code);
+    let error = reply::refused(fault_of(sent, reply.status), reply, message);
+    let seconds = answer.get("retry_after").and_then(Value::as_f64);
+    let asked = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let hint = error.retry_after.or(asked);
+    error.code(code.or(detail.kind.as_deref())).param(detail.param).retry_after(hint)
+}
+
+fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
+    object.get(field)?.as_str()
 }

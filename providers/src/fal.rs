@@ -1,21 +1,223 @@
-use crate::{Adapter, Call, RemoteJob, Reply, SendKind, Step, UpstreamError};
+//! fal's queue: submit, follow the URLs it returns, fetch the result.
+//!
+//! The queue takes any body and has no failed state: a bad field, a refusal and a crash all end
+//! as `COMPLETED`, and only the result call tells. So the submit's errors are about the account
+//! and the endpoint, and the result's errors are about the job.
 
+use serde_json::Value;
+
+use crate::{
+    Adapter, Call, Fault, Output, Picture, RemoteJob, RemoteState, Reply, SendKind, Source, Step,
+    UpstreamError, WireRequest, body,
+    fastapi::Detail,
+    reply::{self, fault_of},
+};
+
+/// fal's queue dialect.
 pub(crate) struct Fal;
+
+/// Complaints of a finished job that are not about the request, though their status may be 4xx.
+const NOT_THE_CALLER: [&str; 4] = [
+    "downstream_service_error",
+    "downstream_service_unavailable",
+    "generation_timeout",
+    "internal_server_error",
+];
 
 impl Adapter for Fal {
     fn name(&self) -> &'static str {
         "fal"
     }
-    fn begin(&self, _call: &Call<'_>) -> Result<Step, UpstreamError> {
-        Err(UpstreamError::malformed(""))
+
+    fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
+        let fields = Value::Object(body::fields(call));
+        let request = WireRequest::post_json(call.endpoint("/{upstream}"), &fields);
+        Ok(Step::Send { kind: SendKind::Submit, request })
     }
+
     fn advance(
         &self,
-        _call: &Call<'_>,
-        _sent: SendKind,
-        _job: Option<&RemoteJob>,
-        _reply: &Reply,
+        call: &Call<'_>,
+        sent: SendKind,
+        job: Option<&RemoteJob>,
+        reply: &Reply,
     ) -> Result<Step, UpstreamError> {
-        Err(UpstreamError::malformed(""))
+        match (sent, job) {
+            (SendKind::Submit, _) => accepted(call, reply),
+            (SendKind::Poll | SendKind::Listen, Some(job)) => status(sent, job, reply),
+            (SendKind::Result, Some(job)) => result(call, job, reply),
+            (_, None) => Err(UpstreamError::new(Fault::JobLost, "no job is known for this reply")),
+        }
     }
+
+    fn cancel(&self, _call: &Call<'_>, job: &RemoteJob) -> Option<WireRequest> {
+        let url = job.cancel_url.clone()?;
+        Some(WireRequest { method: "PUT", ..WireRequest::get(url) })
+    }
+}
+
+fn accepted(call: &Call<'_>, reply: &Reply) -> Result<Step, UpstreamError> {
+    if !reply.is_success() {
+        return Err(refusal(SendKind::Submit, reply));
+    }
+    let answer: Value = reply.json()?;
+    let id = text(&answer, "request_id")
+        .ok_or_else(|| UpstreamError::malformed("the provider's reply names no request_id"))?;
+    let built = job_url(call, id);
+    let url = |field: &str, fallback: String| {
+        let given = text(&answer, field).filter(|url| call.may_follow(url));
+        given.map_or(fallback, str::to_owned)
+    };
+    let job = RemoteJob {
+        id: id.to_owned(),
+        state: RemoteState::Queued,
+        queue_position: answer.get("queue_position").and_then(Value::as_u64),
+        status_url: url("status_url", format!("{built}/status")),
+        result_url: Some(url("response_url", built.clone())),
+        cancel_url: Some(url("cancel_url", format!("{built}/cancel"))),
+        billed: None,
+    };
+    Ok(wait(job))
+}
+
+/// Where a job of this id lives. The sub-path of an endpoint counts for the submit only.
+fn job_url(call: &Call<'_>, id: &str) -> String {
+    let mut parts = call.upstream.split('/');
+    let (owner, alias) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    format!("{}/{owner}/{alias}/requests/{id}", call.base_url)
+}
+
+fn wait(job: RemoteJob) -> Step {
+    let poll = WireRequest::get(&job.status_url);
+    let (path, query) = match job.status_url.split_once('?') {
+        Some((path, query)) => (path, format!("?{query}")),
+        None => (job.status_url.as_str(), String::new()),
+    };
+    let listen = WireRequest::get(format!("{path}/stream{query}"))
+        .header("accept", "text/event-stream");
+    Step::Wait { job, poll, listen: Some(listen) }
+}
+
+fn status(sent: SendKind, job: &RemoteJob, reply: &Reply) -> Result<Step, UpstreamError> {
+    if !reply.is_success() {
+        return Err(refusal(sent, reply));
+    }
+    let answer: Value = reply.json()?;
+    let state = match text(&answer, "status") {
+        Some("COMPLETED") => return Ok(fetch(job)),
+        Some("IN_QUEUE") => RemoteState::Queued,
+        _ => RemoteState::Running,
+    };
+    let queue_position = answer
+        .get("queue_position")
+        .and_then(Value::as_u64)
+        .filter(|_| state == RemoteState::Queued);
+    Ok(wait(RemoteJob { state, queue_position, ..job.clone() }))
+}
+
+fn fetch(job: &RemoteJob) -> Step {
+    let url = job.result_url.as_deref().unwrap_or_else(|| job.status_url.trim_end_matches("/status"));
+    Step::Send { kind: SendKind::Result, request: WireRequest::get(url) }
+}
+
+fn result(call: &Call<'_>, job: &RemoteJob, reply: &Reply) -> Result<Step, UpstreamError> {
+    if !reply.is_success() {
+        let error = refusal(SendKind::Result, reply);
+        if error.message.contains("still in progress") {
+            let state = RemoteState::Running;
+            return Ok(wait(RemoteJob { state, queue_position: None, ..job.clone() }));
+        }
+        return Err(error);
+    }
+    let answer: Value = reply.json()?;
+    let pictures = pictures(call, &answer);
+    if pictures.is_empty() {
+        return Err(UpstreamError::new(Fault::Empty, "the provider's result holds no picture"));
+    }
+    Ok(Step::Done(Output { pictures, ..Output::default() }))
+}
+
+fn pictures(call: &Call<'_>, answer: &Value) -> Vec<Picture> {
+    let items: Vec<&Value> = match (answer.get("images"), answer.get("image")) {
+        (Some(Value::Array(list)), _) => list.iter().collect(),
+        (Some(one @ (Value::Object(_) | Value::String(_))), _) | (_, Some(one)) => vec![one],
+        _ => Vec::new(),
+    };
+    let seed = answer.get("seed").and_then(Value::as_u64);
+    let revised_prompt = reply::revised(call, text(answer, "prompt"));
+    let withheld = |index: usize| {
+        ["has_nsfw_concepts", "nsfw_content_detected"].iter().any(|field| {
+            match answer.get(field) {
+                Some(Value::Array(flags)) => flags.get(index) == Some(&Value::Bool(true)),
+                Some(flag) => flag == &Value::Bool(true),
+                None => false,
+            }
+        })
+    };
+    items
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, item)| {
+            let url = item.as_str().or_else(|| text(item, "url")).filter(|url| !url.is_empty())?;
+            Some(Picture {
+                source: Source::link(url),
+                seed,
+                revised_prompt: revised_prompt.clone(),
+                withheld: withheld(index),
+            })
+        })
+        .collect()
+}
+
+/// What a reply that is not 2xx means. Three shapes: a list of complaints (the model), a flat
+/// `detail` with `error_type` (fal's own machinery), and a lone `message`.
+fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
+    let answer: Value = serde_json::from_slice(reply.text()).unwrap_or_default();
+    let detail = Detail::of(&answer);
+    let kind = detail
+        .as_ref()
+        .and_then(|d| d.kind.as_deref())
+        .or_else(|| text(&answer, "error_type"))
+        .or_else(|| reply.header("x-fal-error-type"));
+    let message = detail
+        .as_ref()
+        .map(|d| d.message.as_str())
+        .filter(|message| !message.is_empty())
+        .or_else(|| text(&answer, "message"))
+        .or_else(|| text(&answer, "error"))
+        .or(kind);
+    let param = detail.as_ref().and_then(|d| d.param.as_deref());
+    // Only a finished job's own refusal has one of the shapes; a page of some proxy has none.
+    let understood = message.is_some() || reply.header("x-fal-request-timeout-type").is_some();
+    let of_the_job = sent == SendKind::Result && understood;
+    let fault = match reply.status {
+        _ if kind == Some("content_policy_violation") => Fault::Moderated,
+        403 if message.is_some_and(speaks_of_balance) => Fault::Balance,
+        500.. if of_the_job => Fault::JobFailed,
+        400 | 405..=428 if of_the_job && (retryable(reply) || is_not_the_callers(kind)) => {
+            Fault::JobFailed
+        }
+        status => fault_of(sent, status),
+    };
+    reply::refused(fault, reply, message).code(kind).param(param)
+}
+
+fn retryable(reply: &Reply) -> bool {
+    ["x-fal-retryable", "x-fal-needs-retry"]
+        .iter()
+        .filter_map(|name| reply.header(name))
+        .any(|value| matches!(value, "true" | "1"))
+}
+
+fn is_not_the_callers(kind: Option<&str>) -> bool {
+    kind.is_some_and(|kind| NOT_THE_CALLER.contains(&kind))
+}
+
+fn speaks_of_balance(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    ["exhausted", "locked", "balance"].iter().any(|word| message.contains(word))
+}
+
+fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
+    object.get(field)?.as_str()
 }

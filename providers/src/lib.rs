@@ -16,6 +16,7 @@ pub mod money;
 
 mod bfl;
 mod fal;
+mod fastapi;
 mod gemini;
 mod openai;
 mod replicate;
@@ -172,6 +173,9 @@ pub struct RemoteJob {
     pub result_url: Option<String>,
     /// Where to cancel.
     pub cancel_url: Option<String>,
+    /// What the vendor said at the submit that it bills us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub billed: Option<money::Money>,
 }
 
 /// How far a vendor's job is. Unknown words count as running until the deadline.

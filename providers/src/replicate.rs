@@ -1,21 +1,204 @@
-use crate::{Adapter, Call, RemoteJob, Reply, SendKind, Step, UpstreamError};
+//! Replicate's predictions: official models by name, everything else by version, and an output
+//! whose shape is each model's own.
+//!
+//! Never `Prefer: wait`: a held connection that breaks would lose a paid job's id.
 
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::{
+    Adapter, Call, Fault, Output, Picture, RemoteJob, RemoteState, Reply, SendKind, Source, Step,
+    UpstreamError, WireRequest, body,
+    reply::{self, fault_of},
+};
+
+/// Replicate's dialect.
 pub(crate) struct Replicate;
+
+/// Where any version is called, model or not.
+const ANY_VERSION: &str = "/predictions";
+
+/// Fields of an object output that usually hold the pictures, the likeliest first.
+const PICTURE_FIELDS: [&str; 7] = ["images", "image", "output", "urls", "url", "files", "file"];
 
 impl Adapter for Replicate {
     fn name(&self) -> &'static str {
         "replicate"
     }
-    fn begin(&self, _call: &Call<'_>) -> Result<Step, UpstreamError> {
-        Err(UpstreamError::malformed(""))
+
+    fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
+        let any_version = match call.deployment.path.as_deref() {
+            Some(path) => path == ANY_VERSION,
+            None => is_version(call.upstream),
+        };
+        let path = if any_version { ANY_VERSION } else { "/models/{upstream}/predictions" };
+        let mut fields = Map::new();
+        if any_version {
+            fields.insert("version".to_owned(), call.upstream.into());
+        }
+        fields.insert("input".to_owned(), body::fields(call).into());
+        let request = WireRequest::post_json(call.endpoint(path), &Value::Object(fields));
+        Ok(Step::Send { kind: SendKind::Submit, request })
     }
+
     fn advance(
         &self,
-        _call: &Call<'_>,
-        _sent: SendKind,
-        _job: Option<&RemoteJob>,
-        _reply: &Reply,
+        call: &Call<'_>,
+        sent: SendKind,
+        job: Option<&RemoteJob>,
+        reply: &Reply,
     ) -> Result<Step, UpstreamError> {
-        Err(UpstreamError::malformed(""))
+        if !reply.is_success() {
+            return Err(refusal(sent, reply));
+        }
+        prediction(call, job, reply)
     }
+
+    fn cancel(&self, _call: &Call<'_>, job: &RemoteJob) -> Option<WireRequest> {
+        let url = job.cancel_url.clone()?;
+        Some(WireRequest { method: "POST", ..WireRequest::get(url) })
+    }
+}
+
+/// Whether an id names a version and not an official model: 64 hex digits, bare or after a colon.
+fn is_version(upstream: &str) -> bool {
+    upstream.contains(':')
+        || (upstream.len() == 64 && upstream.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// A prediction looks the same in the reply to the submit, where it may have ended already, and
+/// to every poll.
+fn prediction(
+    call: &Call<'_>,
+    job: Option<&RemoteJob>,
+    reply: &Reply,
+) -> Result<Step, UpstreamError> {
+    let answer: Value = reply.json()?;
+    let status = text(&answer, "status").unwrap_or_default();
+    let state = match status {
+        "succeeded" => return done(&answer),
+        "failed" => return Err(failed(&answer, reply)),
+        "canceled" | "aborted" => {
+            let message = format!("the prediction was {status}");
+            return Err(reply::refused(Fault::JobFailed, reply, Some(&message)).code(Some(status)));
+        }
+        "starting" => RemoteState::Queued,
+        _ => RemoteState::Running,
+    };
+    let job = match job {
+        Some(job) => RemoteJob { state, ..job.clone() },
+        None => accepted(call, &answer, state)?,
+    };
+    let poll = WireRequest::get(&job.status_url);
+    Ok(Step::Wait { job, poll, listen: None })
+}
+
+fn accepted(call: &Call<'_>, answer: &Value, state: RemoteState) -> Result<RemoteJob, UpstreamError> {
+    let id = text(answer, "id")
+        .ok_or_else(|| UpstreamError::malformed("the provider's reply names no prediction id"))?;
+    let built = format!("{}/predictions/{id}", call.base_url);
+    let url = |field: &str| {
+        let url = answer.get("urls").and_then(|urls| text(urls, field));
+        url.filter(|url| call.may_follow(url)).map(str::to_owned)
+    };
+    Ok(RemoteJob {
+        id: id.to_owned(),
+        state,
+        queue_position: None,
+        cancel_url: Some(url("cancel").unwrap_or_else(|| format!("{built}/cancel"))),
+        status_url: url("get").unwrap_or(built),
+        result_url: None,
+        billed: None,
+    })
+}
+
+fn done(answer: &Value) -> Result<Step, UpstreamError> {
+    let mut sources = Vec::new();
+    if let Some(output) = answer.get("output") {
+        collect(output, &mut sources);
+    }
+    if sources.is_empty() && answer.get("data_removed") == Some(&Value::Bool(true)) {
+        return Err(UpstreamError::new(Fault::JobLost, "the prediction's output was removed"));
+    }
+    if sources.is_empty() {
+        return Err(UpstreamError::new(Fault::Empty, "the prediction's output holds no picture"));
+    }
+    let pictures = sources.into_iter().map(Picture::new).collect();
+    Ok(Step::Done(Output { pictures, ..Output::default() }))
+}
+
+/// Every picture in an output of any shape, in its order.
+fn collect(output: &Value, sources: &mut Vec<Source>) {
+    match output {
+        Value::String(text) => match Source::link(text) {
+            Source::Url(url) if !url.starts_with("https://") && !url.starts_with("http://") => {}
+            picture => sources.push(picture),
+        },
+        Value::Array(list) => list.iter().for_each(|item| collect(item, sources)),
+        Value::Object(object) => {
+            for field in PICTURE_FIELDS {
+                let before = sources.len();
+                object.get(field).into_iter().for_each(|value| collect(value, sources));
+                if sources.len() > before {
+                    return;
+                }
+            }
+            object.values().for_each(|value| collect(value, sources));
+        }
+        _ => {}
+    }
+}
+
+fn failed(answer: &Value, reply: &Reply) -> UpstreamError {
+    let error = answer.get("error").unwrap_or(&Value::Null);
+    let said = error.as_str().or_else(|| text(error, "message")).or_else(|| text(error, "detail"));
+    let fault = if said.is_some_and(speaks_of_safety) { Fault::Moderated } else { Fault::JobFailed };
+    reply::refused(fault, reply, Some(said.unwrap_or("the prediction failed"))).code(Some("failed"))
+}
+
+/// A refusal has no code of its own; only its text tells.
+fn speaks_of_safety(message: &str) -> bool {
+    // `safety_tolerance` and the like are names of fields.
+    let message = message.to_ascii_lowercase().replace("safety_", "");
+    ["nsfw", "e005", "flagged as sensitive", "safety"].iter().any(|word| message.contains(word))
+}
+
+/// What a reply that is not 2xx means: `{"title", "detail", "status"}`, or a lone `error`.
+fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
+    let answer: Value = serde_json::from_slice(reply.text()).unwrap_or_default();
+    let said = ["detail", "error", "message", "title"].iter().find_map(|f| text(&answer, f));
+    let message = said.map(|text| text.trim().trim_start_matches("- "));
+    let fault = match reply.status {
+        400 | 422 if message.is_some_and(speaks_of_safety) => Fault::Moderated,
+        status => fault_of(sent, status),
+    };
+    let error = reply::refused(fault, reply, message).param(message.and_then(field));
+    let hint = error.retry_after.or_else(|| said.filter(|_| reply.status == 429).and_then(delay));
+    error.retry_after(hint)
+}
+
+/// The field a complaint such as `input.prompt: required` is about.
+fn field(message: &str) -> Option<&str> {
+    let name = message.split_once("input.")?.1;
+    let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
+    Some(&name[..end]).filter(|name| !name.is_empty())
+}
+
+/// The delay in a text such as `resets in ~5s` or `try again in 2 minutes`.
+fn delay(message: &str) -> Option<Duration> {
+    message.match_indices("in ").find_map(|(at, word)| {
+        let rest = message[at + word.len()..].trim_start_matches('~');
+        let (count, unit) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let count: u64 = count.parse().ok()?;
+        match unit.trim_start().chars().next()? {
+            's' => Some(Duration::from_secs(count)),
+            'm' => Some(Duration::from_secs(count.saturating_mul(60))),
+            _ => None,
+        }
+    })
+}
+
+fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
+    object.get(field)?.as_str()
 }

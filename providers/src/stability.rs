@@ -1,21 +1,93 @@
-use crate::{Adapter, Call, RemoteJob, Reply, SendKind, Step, UpstreamError};
+//! Stability AI's v2beta: forms in, bytes out. Every body is `multipart/form-data`, even without
+//! a file, and a picture refused for its content comes blurred with HTTP 200.
 
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{
+    Adapter, Body, Call, Fault, Output, Picture, RemoteJob, Reply, ReplyBody, SendKind, Source,
+    Step, UpstreamError, WireRequest, body,
+    reply::{self, fault_of},
+};
+
+/// Stability's dialect.
 pub(crate) struct Stability;
+
+/// How long the vendor blocks a key that asked too often, when the reply does not say.
+const BLOCK: Duration = Duration::from_secs(60);
 
 impl Adapter for Stability {
     fn name(&self) -> &'static str {
         "stability"
     }
-    fn begin(&self, _call: &Call<'_>) -> Result<Step, UpstreamError> {
-        Err(UpstreamError::malformed(""))
+
+    fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
+        let url = call.endpoint("/stable-image/generate/{upstream}");
+        let request = WireRequest {
+            method: "POST",
+            url,
+            headers: vec![("accept", "image/*".to_owned())],
+            body: Body::Form(body::form(call)),
+        };
+        Ok(Step::Send { kind: SendKind::Submit, request })
     }
+
     fn advance(
         &self,
         _call: &Call<'_>,
-        _sent: SendKind,
+        sent: SendKind,
         _job: Option<&RemoteJob>,
-        _reply: &Reply,
+        reply: &Reply,
     ) -> Result<Step, UpstreamError> {
-        Err(UpstreamError::malformed(""))
+        if !reply.is_success() {
+            return Err(refusal(sent, reply));
+        }
+        let (source, reason, seed) = match &reply.body {
+            ReplyBody::Media(index) => {
+                let seed = reply.header("seed").and_then(|seed| seed.parse().ok());
+                let reason = reply.header("finish-reason").map(str::to_owned);
+                (Some(Source::Blob(*index)), reason, seed)
+            }
+            ReplyBody::Text(_) => {
+                let answer: Value = reply.json()?;
+                let image = text(&answer, "image").filter(|image| !image.is_empty());
+                let reason = text(&answer, "finish_reason").map(str::to_owned);
+                let seed = answer.get("seed").and_then(Value::as_u64);
+                (image.map(Source::inline), reason, seed)
+            }
+        };
+        if reason.as_deref() == Some("CONTENT_FILTERED") {
+            let message = "the picture was filtered for its content";
+            return Err(UpstreamError::new(Fault::Moderated, message).code(reason));
+        }
+        let source = source.ok_or_else(|| {
+            UpstreamError::new(Fault::Empty, "the provider's reply holds no picture")
+        })?;
+        let picture = Picture { seed, ..Picture::new(source) };
+        Ok(Step::Done(Output { pictures: vec![picture], ..Output::default() }))
     }
+}
+
+/// What a reply that is not 2xx means: `{"id", "name", "errors"}`.
+fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
+    let answer: Value = serde_json::from_slice(reply.text()).unwrap_or_default();
+    let name = text(&answer, "name");
+    let errors = answer.get("errors").and_then(Value::as_array).map(|errors| {
+        errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
+    });
+    let message = errors.as_deref().filter(|text| !text.is_empty());
+    let message = message.or_else(|| text(&answer, "message")).or(name);
+    let fault = match reply.status {
+        _ if name == Some("content_moderation") => Fault::Moderated,
+        status => fault_of(sent, status),
+    };
+    let error = reply::refused(fault, reply, message).code(name);
+    let block = (fault == Fault::RateLimited).then_some(BLOCK);
+    let hint = error.retry_after.or(block);
+    error.retry_after(hint)
+}
+
+fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
+    object.get(field)?.as_str()
 }
