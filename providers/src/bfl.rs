@@ -11,7 +11,7 @@ use crate::{
     UpstreamError, Usage, WireRequest, body,
     fastapi::Detail,
     money::Money,
-    reply::{self, fault_of},
+    reply::{self, fault_at},
 };
 
 /// The dialect of Black Forest Labs.
@@ -120,7 +120,7 @@ fn state(
     };
     let reasons = reasons(&answer);
     let message = if reasons.is_empty() { word.to_owned() } else { format!("{word}: {reasons}") };
-    Err(reply::refused(fault, reply, Some(&message)).code(Some(word)))
+    Err(reply::refusal(fault, reply, Some(&message)).code(Some(word)))
 }
 
 fn done(call: &Call<'_>, job: &RemoteJob, answer: &Value) -> Result<Step, UpstreamError> {
@@ -145,9 +145,7 @@ fn reasons(answer: &Value) -> String {
     let said = ["Moderation Reasons", "error", "message"].iter().find_map(|k| details.get(k));
     match said.unwrap_or(details) {
         Value::String(text) => text.clone(),
-        Value::Array(list) => {
-            list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
-        }
+        Value::Array(list) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         _ => String::new(),
     }
 }
@@ -162,7 +160,7 @@ fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
         .filter(|message| !message.is_empty())
         .or_else(|| text(&answer, "message"))
         .or(code);
-    let error = reply::refused(fault_of(sent, reply.status), reply, message);
+    let error = reply::refusal(fault_at(sent, reply.status), reply, message);
     let seconds = answer.get("retry_after").and_then(Value::as_f64);
     let asked = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
     let hint = error.retry_after.or(asked);
@@ -171,4 +169,49 @@ fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
 
 fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
     object.get(field)?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credits_become_exact_dollars() {
+        for (text, usd) in [
+            ("3", Some("0.03")),
+            ("3.0", Some("0.03")),
+            ("1.55", Some("0.0155")),
+            ("0.0000001", Some("0.000000001")),
+            // Less than a nano-dollar is rounded up, not away.
+            ("0.000000001", Some("0.000000001")),
+            // What a float leaves behind the ninth decimal is not a price.
+            ("0.1400000000000000133", Some("0.0014")),
+            ("\"2.5\"", Some("0.025")),
+            ("0", Some("0")),
+            ("null", None),
+            ("-1", None),
+            ("1e2", None),
+            ("1.5e2", None),
+            ("3.é000000000", None),
+            ("99999999999999999999", None),
+            ("{}", None),
+        ] {
+            assert_eq!(credits(text), usd.map(|usd| usd.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_read_where_there_are_any() {
+        for (details, text) in [
+            (r#"{"Moderation Reasons": ["Violence", null, "Gore"]}"#, "Violence, Gore"),
+            (r#"{"Moderation Reasons": "Violence"}"#, "Violence"),
+            (r#"{"error": "out of memory"}"#, "out of memory"),
+            (r#""out of memory""#, "out of memory"),
+            (r#"{"trace": 7}"#, ""),
+            ("null", ""),
+        ] {
+            let answer = serde_json::from_str(&format!(r#"{{"details": {details}}}"#)).unwrap();
+            assert_eq!(reasons(&answer), text, "{details}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
     Adapter, Call, Fault, Output, Picture, RemoteJob, RemoteState, Reply, SendKind, Source, Step,
     UpstreamError, WireRequest, body,
     fastapi::Detail,
-    reply::{self, fault_of},
+    reply::{self, fault_at},
 };
 
 /// fal's queue dialect.
@@ -93,8 +93,8 @@ fn wait(job: RemoteJob) -> Step {
         Some((path, query)) => (path, format!("?{query}")),
         None => (job.status_url.as_str(), String::new()),
     };
-    let listen = WireRequest::get(format!("{path}/stream{query}"))
-        .header("accept", "text/event-stream");
+    let listen =
+        WireRequest::get(format!("{path}/stream{query}")).header("accept", "text/event-stream");
     Step::Wait { job, poll, listen: Some(listen) }
 }
 
@@ -116,7 +116,8 @@ fn status(sent: SendKind, job: &RemoteJob, reply: &Reply) -> Result<Step, Upstre
 }
 
 fn fetch(job: &RemoteJob) -> Step {
-    let url = job.result_url.as_deref().unwrap_or_else(|| job.status_url.trim_end_matches("/status"));
+    let url =
+        job.result_url.as_deref().unwrap_or_else(|| job.status_url.trim_end_matches("/status"));
     Step::Send { kind: SendKind::Result, request: WireRequest::get(url) }
 }
 
@@ -146,12 +147,10 @@ fn pictures(call: &Call<'_>, answer: &Value) -> Vec<Picture> {
     let seed = answer.get("seed").and_then(Value::as_u64);
     let revised_prompt = reply::revised(call, text(answer, "prompt"));
     let withheld = |index: usize| {
-        ["has_nsfw_concepts", "nsfw_content_detected"].iter().any(|field| {
-            match answer.get(field) {
-                Some(Value::Array(flags)) => flags.get(index) == Some(&Value::Bool(true)),
-                Some(flag) => flag == &Value::Bool(true),
-                None => false,
-            }
+        ["has_nsfw_concepts", "nsfw_content_detected"].iter().any(|field| match answer.get(field) {
+            Some(Value::Array(flags)) => flags.get(index) == Some(&Value::Bool(true)),
+            Some(flag) => flag == &Value::Bool(true),
+            None => false,
         })
     };
     items
@@ -197,9 +196,9 @@ fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
         400 | 405..=428 if of_the_job && (retryable(reply) || is_not_the_callers(kind)) => {
             Fault::JobFailed
         }
-        status => fault_of(sent, status),
+        status => fault_at(sent, status),
     };
-    reply::refused(fault, reply, message).code(kind).param(param)
+    reply::refusal(fault, reply, message).code(kind).param(param)
 }
 
 fn retryable(reply: &Reply) -> bool {
@@ -220,4 +219,89 @@ fn speaks_of_balance(message: &str) -> bool {
 
 fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
     object.get(field)?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use serde_json::json;
+
+    use crate::{ImageCall, ReplyBody, catalog::Deployment};
+
+    fn reply(status: u16, body: &Value) -> Reply {
+        let body = ReplyBody::Text(Bytes::from(body.to_string()));
+        Reply { status, headers: Vec::new(), body }
+    }
+
+    fn with_call<T>(run: impl FnOnce(&Call<'_>) -> T) -> T {
+        let (deployment, image) = (Deployment::default(), ImageCall::default());
+        run(&Call {
+            deployment: &deployment,
+            base_url: "http://127.0.0.1:9100/fal",
+            hosts: &[],
+            upstream: "fal-ai/flux-pro/v1.1/ultra",
+            image: &image,
+        })
+    }
+
+    #[test]
+    fn urls_of_the_reply_are_followed_and_others_are_built() {
+        let built = "http://127.0.0.1:9100/fal/fal-ai/flux-pro/requests/r1";
+        for (given, status, listen) in [
+            (Value::Null, format!("{built}/status"), format!("{built}/status/stream")),
+            (
+                json!("http://127.0.0.1:9100/other/r1/status?logs=1"),
+                "http://127.0.0.1:9100/other/r1/status?logs=1".to_owned(),
+                "http://127.0.0.1:9100/other/r1/status/stream?logs=1".to_owned(),
+            ),
+            (
+                json!("http://10.0.0.1/r1/status"),
+                format!("{built}/status"),
+                format!("{built}/status/stream"),
+            ),
+        ] {
+            let body = json!({"request_id": "r1", "status_url": given});
+            let step = with_call(|call| accepted(call, &reply(200, &body)));
+            let Ok(Step::Wait { job, poll, listen: Some(stream) }) = step else {
+                unreachable!("{step:?}")
+            };
+            assert_eq!((&poll.url, &stream.url), (&status, &listen));
+            assert_eq!(job.status_url, status);
+            assert_eq!(job.result_url.as_deref(), Some(built));
+        }
+    }
+
+    #[test]
+    fn flags_of_withheld_pictures_come_in_several_shapes() {
+        let url = "https://v3.fal.media/a.png";
+        for (mut answer, withheld) in [
+            (json!({"has_nsfw_concepts": [false, true]}), [false, true]),
+            (json!({"has_nsfw_concepts": [true]}), [true, false]),
+            (json!({"nsfw_content_detected": true}), [true, true]),
+            (json!({"nsfw_content_detected": [null, true]}), [false, true]),
+            (json!({"has_nsfw_concepts": null}), [false, false]),
+            (json!({}), [false, false]),
+        ] {
+            answer["images"] = json!([{"url": url}, url]);
+            let found = with_call(|call| pictures(call, &answer));
+            assert_eq!(found.iter().map(|p| p.withheld).collect::<Vec<_>>(), withheld, "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_without_a_known_shape_blames_no_job() {
+        let job = SendKind::Result;
+        for (sent, status, body, fault) in [
+            (job, 500, json!({"detail": "worker died"}), Fault::JobFailed),
+            (job, 500, json!({}), Fault::Server),
+            (SendKind::Poll, 500, json!({"detail": "worker died"}), Fault::Server),
+            (job, 429, json!({"detail": "slow down"}), Fault::RateLimited),
+            (job, 401, json!({"detail": "who are you"}), Fault::Credential),
+            (job, 404, json!({"detail": "no such request"}), Fault::JobLost),
+            (job, 400, json!({"detail": "bad value"}), Fault::Invalid),
+        ] {
+            assert_eq!(refusal(sent, &reply(status, &body)).fault, fault, "{sent:?} {status}");
+        }
+    }
 }

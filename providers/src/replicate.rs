@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::{
     Adapter, Call, Fault, Output, Picture, RemoteJob, RemoteState, Reply, SendKind, Source, Step,
     UpstreamError, WireRequest, body,
-    reply::{self, fault_of},
+    reply::{self, fault_at},
 };
 
 /// Replicate's dialect.
@@ -81,7 +81,7 @@ fn prediction(
         "failed" => return Err(failed(&answer, reply)),
         "canceled" | "aborted" => {
             let message = format!("the prediction was {status}");
-            return Err(reply::refused(Fault::JobFailed, reply, Some(&message)).code(Some(status)));
+            return Err(reply::refusal(Fault::JobFailed, reply, Some(&message)).code(Some(status)));
         }
         "starting" => RemoteState::Queued,
         _ => RemoteState::Running,
@@ -94,7 +94,11 @@ fn prediction(
     Ok(Step::Wait { job, poll, listen: None })
 }
 
-fn accepted(call: &Call<'_>, answer: &Value, state: RemoteState) -> Result<RemoteJob, UpstreamError> {
+fn accepted(
+    call: &Call<'_>,
+    answer: &Value,
+    state: RemoteState,
+) -> Result<RemoteJob, UpstreamError> {
     let id = text(answer, "id")
         .ok_or_else(|| UpstreamError::malformed("the provider's reply names no prediction id"))?;
     let built = format!("{}/predictions/{id}", call.base_url);
@@ -153,8 +157,9 @@ fn collect(output: &Value, sources: &mut Vec<Source>) {
 fn failed(answer: &Value, reply: &Reply) -> UpstreamError {
     let error = answer.get("error").unwrap_or(&Value::Null);
     let said = error.as_str().or_else(|| text(error, "message")).or_else(|| text(error, "detail"));
-    let fault = if said.is_some_and(speaks_of_safety) { Fault::Moderated } else { Fault::JobFailed };
-    reply::refused(fault, reply, Some(said.unwrap_or("the prediction failed"))).code(Some("failed"))
+    let fault =
+        if said.is_some_and(speaks_of_safety) { Fault::Moderated } else { Fault::JobFailed };
+    reply::refusal(fault, reply, Some(said.unwrap_or("the prediction failed"))).code(Some("failed"))
 }
 
 /// A refusal has no code of its own; only its text tells.
@@ -171,9 +176,9 @@ fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
     let message = said.map(|text| text.trim().trim_start_matches("- "));
     let fault = match reply.status {
         400 | 422 if message.is_some_and(speaks_of_safety) => Fault::Moderated,
-        status => fault_of(sent, status),
+        status => fault_at(sent, status),
     };
-    let error = reply::refused(fault, reply, message).param(message.and_then(field));
+    let error = reply::refusal(fault, reply, message).param(message.and_then(field));
     let hint = error.retry_after.or_else(|| said.filter(|_| reply.status == 429).and_then(delay));
     error.retry_after(hint)
 }
@@ -201,4 +206,89 @@ fn delay(message: &str) -> Option<Duration> {
 
 fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
     object.get(field)?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn versions_are_told_from_official_models() {
+        let digest = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa";
+        for (upstream, yes) in [
+            (digest.to_owned(), true),
+            (format!("stability-ai/sdxl:{digest}"), true),
+            ("black-forest-labs/flux-schnell".to_owned(), false),
+            (digest[1..].to_owned(), false),
+            (digest.replace('5', "g"), false),
+        ] {
+            assert_eq!(is_version(&upstream), yes, "{upstream}");
+        }
+    }
+
+    #[test]
+    fn delays_are_read_from_words() {
+        for (message, seconds) in [
+            ("Your rate limit resets in ~5s.", Some(5)),
+            ("Expected available in 12 seconds", Some(12)),
+            ("try again in 2 minutes", Some(120)),
+            ("retry within 10 tries, then in 3s", Some(3)),
+            ("limited to 600 predictions per minute", None),
+            ("resets in ~5", None),
+            ("resets in a few seconds", None),
+            ("in 99999999999999999999s", None),
+            ("in ", None),
+        ] {
+            assert_eq!(delay(message).map(|d| d.as_secs()), seconds, "{message}");
+        }
+    }
+
+    #[test]
+    fn complaints_name_their_field() {
+        for (message, param) in [
+            ("input.prompt: required", Some("prompt")),
+            ("input.num_outputs: must be at most 4", Some("num_outputs")),
+            ("version: required", None),
+            ("input.: odd", None),
+        ] {
+            assert_eq!(field(message), param, "{message}");
+        }
+    }
+
+    #[test]
+    fn refusals_for_content_are_told_from_failures() {
+        for (message, yes) in [
+            ("NSFW content detected", true),
+            ("nsfw content", true),
+            ("Flagged as sensitive (E005)", true),
+            ("blocked by the safety filter", true),
+            ("safety_tolerance must be at most 6", false),
+            ("CUDA out of memory", false),
+        ] {
+            assert_eq!(speaks_of_safety(message), yes, "{message}");
+        }
+    }
+
+    #[test]
+    fn pictures_are_found_in_an_output_of_any_shape() {
+        let a = "https://replicate.delivery/a.png";
+        let b = "https://replicate.delivery/b.png";
+        for (output, urls) in [
+            (json!(a), vec![a]),
+            (json!([a, null, b]), vec![a, b]),
+            (json!([{"url": a}, {"url": b}]), vec![a, b]),
+            (json!({"images": [a], "thumbnail": b}), vec![a]),
+            (json!({"images": [], "image": a}), vec![a]),
+            (json!({"left": a, "right": b, "seed": 7}), vec![a, b]),
+            (json!("a teapot"), vec![]),
+            (json!(null), vec![]),
+            (json!({"images": {"count": 0}}), vec![]),
+        ] {
+            let mut found = Vec::new();
+            collect(&output, &mut found);
+            let want: Vec<_> = urls.into_iter().map(|u| Source::Url(u.to_owned())).collect();
+            assert_eq!(found, want, "{output}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Fault, Reply, UpstreamError};
+use crate::{Call, Fault, Reply, SendKind, UpstreamError};
 
 /// What a status means where the body says nothing better. Success is for the caller to tell.
 pub(crate) fn fault_of(status: u16) -> Fault {
@@ -16,6 +16,20 @@ pub(crate) fn fault_of(status: u16) -> Fault {
         503 => Fault::Unavailable,
         500..=599 => Fault::Server,
         _ => Fault::Malformed,
+    }
+}
+
+/// The same for a queue: what a status means depends on whether a job was accepted already.
+pub(crate) fn fault_at(sent: SendKind, status: u16) -> Fault {
+    match (sent, status) {
+        (SendKind::Submit, _) => fault_of(status),
+        (_, 404 | 410) => Fault::JobLost,
+        (_, 503) => Fault::Server,
+        // Asking how a job is going cannot be the caller's mistake.
+        (SendKind::Poll | SendKind::Listen, _) if fault_of(status) == Fault::Invalid => {
+            Fault::Server
+        }
+        _ => fault_of(status),
     }
 }
 
@@ -37,6 +51,13 @@ pub(crate) fn refusal(fault: Fault, reply: &Reply, words: Option<&str>) -> Upstr
         None => format!("the provider answered with status {}", reply.status),
     };
     UpstreamError::new(fault, message).retry_after(retry_after(reply))
+}
+
+/// The prompt a vendor says it drew, where that is not the one it was given.
+pub(crate) fn revised(call: &Call<'_>, prompt: Option<&str>) -> Option<String> {
+    // A very long one was lifted out of the reply, and only its stand-in is left.
+    let kept = |text: &&str| !text.is_empty() && !text.starts_with('\u{1}');
+    prompt.filter(kept).filter(|text| *text != call.image.prompt).map(str::to_owned)
 }
 
 /// A vendor's text without the addresses and (masked) keys that some put in.
@@ -107,6 +128,23 @@ mod tests {
             (529, Fault::Server),
         ] {
             assert_eq!(fault_of(status), fault, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_job_changes_what_a_status_means() {
+        for (sent, status, fault) in [
+            (SendKind::Submit, 404, Fault::UnknownModel),
+            (SendKind::Poll, 404, Fault::JobLost),
+            (SendKind::Result, 410, Fault::JobLost),
+            (SendKind::Submit, 503, Fault::Unavailable),
+            (SendKind::Poll, 503, Fault::Server),
+            (SendKind::Listen, 429, Fault::RateLimited),
+            (SendKind::Submit, 422, Fault::Invalid),
+            (SendKind::Poll, 422, Fault::Server),
+            (SendKind::Result, 422, Fault::Invalid),
+        ] {
+            assert_eq!(fault_at(sent, status), fault, "{sent:?} {status}");
         }
     }
 

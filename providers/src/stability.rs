@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     Adapter, Body, Call, Fault, Output, Picture, RemoteJob, Reply, ReplyBody, SendKind, Source,
     Step, UpstreamError, WireRequest, body,
-    reply::{self, fault_of},
+    reply::{self, fault_at},
 };
 
 /// Stability's dialect.
@@ -73,16 +73,17 @@ impl Adapter for Stability {
 fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
     let answer: Value = serde_json::from_slice(reply.text()).unwrap_or_default();
     let name = text(&answer, "name");
-    let errors = answer.get("errors").and_then(Value::as_array).map(|errors| {
-        errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
-    });
+    let errors = answer
+        .get("errors")
+        .and_then(Value::as_array)
+        .map(|errors| errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "));
     let message = errors.as_deref().filter(|text| !text.is_empty());
     let message = message.or_else(|| text(&answer, "message")).or(name);
     let fault = match reply.status {
         _ if name == Some("content_moderation") => Fault::Moderated,
-        status => fault_of(sent, status),
+        status => fault_at(sent, status),
     };
-    let error = reply::refused(fault, reply, message).code(name);
+    let error = reply::refusal(fault, reply, message).code(name);
     let block = (fault == Fault::RateLimited).then_some(BLOCK);
     let hint = error.retry_after.or(block);
     error.retry_after(hint)
