@@ -261,7 +261,8 @@ mod tests {
         for (message, yes) in [
             ("NSFW content detected", true),
             ("nsfw content", true),
-            ("Flagged as sensitive (E005)", true),
+            ("Flagged as sensitive", true),
+            ("the model returned E005", true),
             ("blocked by the safety filter", true),
             ("safety_tolerance must be at most 6", false),
             ("CUDA out of memory", false),

@@ -15,7 +15,7 @@ use crate::{
 pub(crate) struct Stability;
 
 /// How long the vendor blocks a key that asked too often, when the reply does not say.
-const BLOCK: Duration = Duration::from_secs(60);
+const BLOCK: Duration = Duration::from_mins(1);
 
 impl Adapter for Stability {
     fn name(&self) -> &'static str {
