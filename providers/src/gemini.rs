@@ -243,6 +243,13 @@ mod tests {
                     {"modality": "TEXT", "tokenCount": 12}]}),
             [Some(8), Some(258), Some(112), Some(1290)],
         );
+        // The vendor's own count of pictures' tokens is believed, whatever the total.
+        check(
+            json!({"candidatesTokenCount": 1400,
+                "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1000},
+                    {"modality": "IMAGE", "tokenCount": 290}]}),
+            [None, None, None, Some(1290)],
+        );
         check(
             json!({"candidatesTokenCount": 1302,
                 "candidatesTokensDetails": [{"modality": "TEXT", "tokenCount": 12}]}),
