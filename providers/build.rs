@@ -8,13 +8,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut names: Vec<String> = fs::read_dir(&dir)?
         .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()))
         .collect::<Result<_, _>>()?;
-    names.retain(|name| name.ends_with(".toml"));
+    names.retain(|name| Path::new(name).extension().is_some_and(|ending| ending == "toml"));
     names.sort();
     let mut code = String::from("&[");
     for name in &names {
         let path = dir.join(name);
         println!("cargo::rerun-if-changed={}", path.display());
-        write!(code, "({:?}, include_str!({path:?})),", name.trim_end_matches(".toml"))?;
+        let (name, path) = (name.trim_end_matches(".toml"), path.display().to_string());
+        write!(code, "({name:?}, include_str!({path:?})),")?;
     }
     code.push(']');
     fs::write(Path::new(&env::var("OUT_DIR")?).join("catalog.rs"), code)?;

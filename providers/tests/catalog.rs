@@ -1,4 +1,5 @@
 //! The catalogue this build is made with: complete, sourced, priced, unambiguous.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at once")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

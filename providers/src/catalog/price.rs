@@ -191,3 +191,156 @@ fn megapixels(pixels: u64, line: &PriceLine) -> u64 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::SizeRule;
+
+    fn money(text: &str) -> Money {
+        text.parse().unwrap()
+    }
+
+    fn line(unit: Unit, usd: &str) -> PriceLine {
+        PriceLine {
+            unit,
+            usd: money(usd),
+            per: 1,
+            megapixel: 1_000_000,
+            round: Round::None,
+            first: None,
+            after: None,
+            quality: None,
+            tier: None,
+            max_pixels: None,
+        }
+    }
+
+    fn sells(price: Vec<PriceLine>) -> Deployment {
+        Deployment { price, ..Deployment::default() }
+    }
+
+    fn total(
+        row: &Deployment,
+        size: (u32, u32),
+        quality: Option<&str>,
+        tier: Option<&str>,
+    ) -> String {
+        let drawn = Drawn { size: Size::new(size.0, size.1), quality, tier };
+        row.cost(&[drawn], &Usage::default()).map_or("none".to_owned(), |c| c.total().to_string())
+    }
+
+    #[test]
+    fn megapixels_are_exact_or_rounded_up_picture_by_picture() {
+        let exact = line(Unit::Megapixel, "0.01");
+        let up = PriceLine { round: Round::Up, ..exact.clone() };
+        let binary = PriceLine { megapixel: 1_048_576, ..up.clone() };
+        for (price, size, usd) in [
+            (&exact, (1024, 1024), "0.010485760"),
+            (&exact, (1000, 1000), "0.010000000"),
+            (&up, (1000, 1000), "0.010000000"),
+            (&up, (1001, 1000), "0.020000000"),
+            (&up, (16, 16), "0.010000000"),
+            (&binary, (1024, 1024), "0.010000000"),
+            // One row more than a megapixel: a thousandth that must not be lost.
+            (&binary, (1024, 1025), "0.020000000"),
+            (&binary, (1_048_577, 1), "0.020000000"),
+        ] {
+            assert_eq!(total(&sells(vec![price.clone()]), size, None, None), usd, "{size:?}");
+        }
+        let row = sells(vec![up]);
+        let drawn = Drawn { size: Size::new(1100, 1000), quality: None, tier: None };
+        let three = row.cost(&[drawn; 3], &Usage::default()).unwrap();
+        assert_eq!(three.lines.len(), 1);
+        assert_eq!(three.total(), money("0.06"));
+    }
+
+    #[test]
+    fn the_first_units_and_those_beyond_have_their_own_rates() {
+        let base = PriceLine { round: Round::Up, ..line(Unit::Megapixel, "0.03") };
+        let row = sells(vec![
+            PriceLine { first: Some(1), ..base.clone() },
+            PriceLine { after: Some(1), usd: money("0.015"), ..base },
+        ]);
+        for (size, usd) in [
+            ((500, 500), "0.030000000"),
+            ((1000, 1000), "0.030000000"),
+            ((1100, 1000), "0.045000000"),
+            ((2000, 2000), "0.075000000"),
+        ] {
+            assert_eq!(total(&row, size, None, None), usd, "{size:?}");
+        }
+        let two = PriceLine { first: Some(2), ..line(Unit::Megapixel, "0.01") };
+        assert_eq!(total(&sells(vec![two]), (1000, 1000), None, None), "0.010000000");
+    }
+
+    #[test]
+    fn quality_and_size_pick_one_line_and_the_unknown_costs_the_most() {
+        let by = |usd: &str, quality: &str, most: u64| PriceLine {
+            quality: Some(quality.to_owned()),
+            max_pixels: Some(most),
+            ..line(Unit::Image, usd)
+        };
+        let mut row = sells(vec![
+            by("0.01", "low", 1_000_000),
+            by("0.02", "low", 2_000_000),
+            by("0.10", "high", 1_000_000),
+            by("0.08", "high", 2_000_000),
+        ]);
+        for (size, quality, usd) in [
+            ((1000, 1000), Some("low"), "0.010000000"),
+            ((1001, 1000), Some("low"), "0.020000000"),
+            // Larger than any line: the last one stands.
+            ((4000, 4000), Some("low"), "0.020000000"),
+            ((1000, 1000), Some("auto"), "0.100000000"),
+            ((1000, 1000), None, "0.100000000"),
+        ] {
+            assert_eq!(total(&row, size, quality, None), usd, "{size:?} {quality:?}");
+        }
+        row.default_quality = Some("low".to_owned());
+        assert_eq!(total(&row, (1000, 1000), None, None), "0.010000000");
+        assert_eq!(total(&row, (1000, 1000), Some("auto"), None), "0.100000000");
+    }
+
+    #[test]
+    fn a_tier_that_is_not_known_is_the_default_and_a_foreign_one_has_no_price() {
+        let at = |usd: &str, tier: &str| PriceLine {
+            tier: Some(tier.to_owned()),
+            ..line(Unit::Image, usd)
+        };
+        let mut row = sells(vec![at("0.01", "1K"), at("0.04", "2K")]);
+        row.size = SizeRule::Ratios {
+            ratios: Vec::new(),
+            range: None,
+            tiers: vec!["2K".to_owned(), "1K".to_owned()],
+            pixels: None,
+            area: None,
+            multiple_of: 1,
+            table: std::collections::BTreeMap::new(),
+        };
+        assert_eq!(total(&row, (1024, 1024), None, Some("1K")), "0.010000000");
+        assert_eq!(total(&row, (1024, 1024), None, None), "0.040000000");
+        assert_eq!(total(&row, (1024, 1024), None, Some("8K")), "none");
+    }
+
+    #[test]
+    fn tokens_decide_where_the_pictures_are_counted_else_the_estimate() {
+        let token = |unit, usd: &str| PriceLine { per: 1_000_000, ..line(unit, usd) };
+        let mut row =
+            sells(vec![token(Unit::TextInputToken, "5"), token(Unit::ImageOutputToken, "30")]);
+        row.estimate = vec![line(Unit::Image, "0.05")];
+        let drawn = [Drawn { size: Size::new(1024, 1024), quality: None, tier: None }; 2];
+        for (text, image, usd) in [
+            (None, None, "0.1"),
+            (Some(100), None, "0.1"),
+            (Some(100), Some(2000), "0.0605"),
+            (None, Some(2000), "0.06"),
+            (None, Some(1), "0.00003"),
+        ] {
+            let usage =
+                Usage { text_input_tokens: text, image_output_tokens: image, ..Usage::default() };
+            let cost = row.cost(&drawn, &usage).unwrap();
+            assert_eq!(cost.total(), money(usd), "{text:?} {image:?}");
+        }
+    }
+}

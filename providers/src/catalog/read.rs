@@ -216,21 +216,24 @@ fn provider(id: &str, file: ProviderFile, pixels: &PixelTables) -> Result<Provid
             retires: row.retires,
         });
     }
-    let unlisted = file
-        .unlisted
-        .map(|u| {
-            Ok::<_, String>(Deployment {
+    let unlisted = match file.unlisted {
+        None => None,
+        Some(u) => {
+            let at = |e: String| format!("unlisted: {e}");
+            let (wire, size) = (find_wire(&u.wire).map_err(at)?, find_size(&u.size).map_err(at)?);
+            check_formats(&u.formats, &wire).map_err(at)?;
+            check_size(None, &wire, &size).map_err(at)?;
+            Some(Deployment {
                 provider: id.to_owned(),
                 path: u.path,
                 n: 1,
                 formats: u.formats,
-                wire: find_wire(&u.wire)?,
-                size: find_size(&u.size)?,
+                wire,
+                size,
                 ..Deployment::default()
             })
-        })
-        .transpose()
-        .map_err(|e| format!("unlisted: {e}"))?;
+        }
+    };
     Ok(Provider {
         id: id.to_owned(),
         title: file.title,
@@ -253,32 +256,37 @@ fn check_row(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
     if row.id.is_empty() || row.upstream.is_empty() || row.source.is_empty() {
         return say("id, upstream and source must not be empty");
     }
-    if row.formats.is_empty() {
-        return say("formats must not be empty");
-    }
     if row.n == 0 || row.n > 10 {
         return say("n must be 1 to 10");
     }
     if row.n > 1 && wire.n.is_none() {
         return say("n is above 1 but the wire has no field for it");
     }
-    if row.formats.len() > 1 && wire.format.is_none() {
-        return say("several formats but the wire has no field for them");
-    }
-    if let Some(choice) = &wire.format
-        && let Some(format) = row.formats.iter().find(|f| !choice.values.contains_key(f.name()))
-    {
-        return Err(format!("the wire has no word for the format {format}"));
-    }
     let date = |d: &str| d.len() == 10 && d.split('-').map(str::len).eq([4, 2, 2]);
     if !date(&row.checked) || row.retires.as_deref().is_some_and(|d| !date(d)) {
         return say("checked and retires are dates like 2026-11-01");
     }
-    check_size(row, wire, size)?;
+    check_formats(&row.formats, wire)?;
+    check_size(row.default_size, wire, size)?;
     check_price(row, wire, size)
 }
 
-fn check_size(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
+fn check_formats(formats: &[Format], wire: &Wire) -> Result<(), String> {
+    if formats.is_empty() {
+        return Err("formats must not be empty".to_owned());
+    }
+    if formats.len() > 1 && wire.format.is_none() {
+        return Err("several formats but the wire has no field for them".to_owned());
+    }
+    if let Some(choice) = &wire.format
+        && let Some(format) = formats.iter().find(|f| !choice.values.contains_key(f.name()))
+    {
+        return Err(format!("the wire has no word for the format {format}"));
+    }
+    Ok(())
+}
+
+fn check_size(default: Option<Size>, wire: &Wire, size: &SizeRule) -> Result<(), String> {
     match (&wire.size, size) {
         (None, SizeRule::Fixed { .. })
         | (
@@ -300,7 +308,7 @@ fn check_size(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
         }
     }
     let finite = size.finite();
-    match row.default_size {
+    match default {
         Some(drawn) if matches!(size, SizeRule::Grid { .. }) && !size.on_grid(drawn) => {
             Err(format!("the default size {drawn} is not on the grid"))
         }
@@ -357,44 +365,43 @@ fn check_price(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
     Ok(())
 }
 
-fn look_up_pixels(rule: &mut SizeRule, pixels: &PixelTables) -> Result<(), String> {
-    match rule {
-        SizeRule::Ratios { ratios, range, tiers, pixels: named, area, table, .. } => {
-            if ratios.is_empty() == range.is_none() {
-                return Err("either ratios or a range".to_owned());
-            }
-            if range.is_some() && area.is_none() {
-                return Err("a range needs an area".to_owned());
-            }
-            if let Some(name) = named {
-                let known = pixels.get(name).ok_or_else(|| format!("no pixel table {name:?}"))?;
-                let alone = (tiers.is_empty() && known.len() == 1).then(String::new);
-                for (tier, by_ratio) in known {
-                    let key = alone.clone().unwrap_or_else(|| tier.clone());
-                    for (ratio, size) in by_ratio {
-                        table.insert((key.clone(), ratio.clone()), *size);
-                    }
-                }
-            }
-            let tier_names = if tiers.is_empty() { vec![String::new()] } else { tiers.clone() };
-            for tier in tier_names {
-                for ratio in &*ratios {
-                    if area.is_none() && !table.contains_key(&(tier.clone(), ratio.to_string())) {
-                        return Err(format!("no pixels for {ratio} at tier {tier:?}"));
-                    }
-                }
-            }
+/// Checks a size rule by itself and fills in the pixels of its ratios.
+fn look_up_pixels(rule: &mut SizeRule, known: &PixelTables) -> Result<(), String> {
+    let say = |text: &str| Err(text.to_owned());
+    match &*rule {
+        SizeRule::Grid { multiple_of, min, max, .. }
+            if *multiple_of == 0 || min > max || !min.is_multiple_of(*multiple_of) =>
+        {
+            return say("multiple_of at least 1, min on the grid and at most max");
         }
-        SizeRule::Grid { multiple_of, min, max, .. } => {
-            if *multiple_of == 0 || min > max || !min.is_multiple_of(*multiple_of) {
-                return Err("multiple_of at least 1, min on the grid and at most max".to_owned());
-            }
+        SizeRule::List { sizes } if sizes.is_empty() => return say("sizes is empty"),
+        SizeRule::Presets { presets } if presets.is_empty() => return say("presets is empty"),
+        SizeRule::Ratios { ratios, range, .. } if ratios.is_empty() == range.is_none() => {
+            return say("either ratios or a range");
         }
-        SizeRule::List { sizes } if sizes.is_empty() => return Err("sizes is empty".to_owned()),
-        SizeRule::Presets { presets } if presets.is_empty() => {
-            return Err("presets is empty".to_owned());
-        }
+        SizeRule::Ratios { range: Some(_), area: None, .. } => return say("a range needs an area"),
         _ => {}
+    }
+    let SizeRule::Ratios { ratios, tiers, pixels, area, table, .. } = rule else { return Ok(()) };
+    if let Some(name) = pixels {
+        let by_tier = known.get(name).ok_or_else(|| format!("no pixel table {name:?}"))?;
+        let alone = tiers.is_empty() && by_tier.len() == 1;
+        for (tier, by_ratio) in by_tier {
+            let tier = if alone { "" } else { tier };
+            let sizes = by_ratio.iter();
+            table.extend(sizes.map(|(ratio, size)| ((tier.to_owned(), ratio.clone()), *size)));
+        }
+    }
+    let tiers = if tiers.is_empty() { vec![String::new()] } else { tiers.clone() };
+    for tier in tiers {
+        for ratio in &*ratios {
+            if area.is_none() && !table.contains_key(&(tier.clone(), ratio.to_string())) {
+                return Err(format!("no pixels for {ratio} at tier {tier:?}"));
+            }
+        }
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
