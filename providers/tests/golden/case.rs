@@ -179,7 +179,7 @@ impl Case {
         }
         let known = |name: &str| {
             ["case.toml", "output.json", "error.json", "cancel.json"].contains(&name)
-                || !name.ends_with(".json")
+                || Path::new(name).extension().is_none_or(|e| e != "json")
                 || name.get(..2).and_then(|n| n.parse().ok()).is_some_and(|n: usize| {
                     n <= exchanges.len() && ["-send.json", "-reply.json"].contains(&&name[2..])
                 })

@@ -29,17 +29,18 @@ pub(crate) fn called(catalog: &Catalog, case: &Case, folder: &str) -> Check<Call
         Target::Row(slug) => {
             let (provider, deployment) =
                 row(catalog, slug).ok_or_else(|| format!("{slug:?} is not in the catalogue"))?;
+            let settings = || case.meta.settings.iter().chain(&provider.settings);
+            let fill = |text: &str| {
+                settings().fold(text.to_owned(), |text, (name, value)| {
+                    text.replace(&format!("{{{name}}}"), value)
+                })
+            };
             let mut deployment = deployment.clone();
-            let mut base_url = provider.base_url.clone();
-            for (name, value) in case.meta.settings.iter().chain(&provider.settings) {
-                let fill = |text: &str| text.replace(&format!("{{{name}}}"), value);
-                base_url = fill(&base_url);
-                deployment.path = deployment.path.as_deref().map(fill);
-            }
+            deployment.path = deployment.path.as_deref().map(fill);
             Ok(Called {
                 adapter: find(&provider.adapter)?,
                 deployment,
-                base_url,
+                base_url: fill(&provider.base_url),
                 hosts: provider.hosts.clone(),
             })
         }
