@@ -1,0 +1,198 @@
+//! The forms that texts of the configuration must have.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use url::{Host, Url};
+
+use super::KEY_PLACEHOLDERS;
+
+/// An address to listen on: `127.0.0.1:4000`, `localhost:4000`, `[::1]:4000`.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+    if let Some(port) = local {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    text.parse().map_err(|_| "is no address; write one such as \"127.0.0.1:4000\"".to_owned())
+}
+
+/// An http(s) base URL: no trailing slash, query, fragment or user.
+pub(super) fn base_url(text: &str) -> Result<String, String> {
+    let example = "such as \"https://media.example.com/v1\"";
+    let url = Url::parse(text).map_err(|e| format!("is no URL ({e}); write one {example}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(format!("must begin with http:// or https://; write one {example}"));
+    }
+    if text.ends_with('/') {
+        return Err("ends with a slash; leave it out".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user name or password; leave it out".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("holds a query or a fragment; leave it out".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Whether what is sent to this URL can be read on the way.
+pub(super) fn is_clear_text(url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else { return false };
+    let local = match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback() || ip.is_unique_local(),
+        Some(Host::Domain(name)) => !name.contains('.'),
+        None => false,
+    };
+    url.scheme() == "http" && !local
+}
+
+/// A web origin: `https://app.example.com`, or `*`.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let fix = "is no origin; write one such as \"https://app.example.com\", or \"*\"";
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    let url = Url::parse(text).map_err(|_| fix.to_owned())?;
+    if url.origin().ascii_serialization() == text {
+        Ok(text.to_owned())
+    } else {
+        Err(fix.to_owned())
+    }
+}
+
+/// `host:port`.
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
+    let fix = "is no host and port; write one such as \"127.0.0.1:9900\"";
+    // `https` leaves a port of 80 in place and drops one of 443, and the other way round.
+    let parsed = |scheme: &str| Url::parse(&format!("{scheme}://{text}/")).ok();
+    let port = parsed("http").and_then(|u| u.port()).or(parsed("https").and_then(|u| u.port()));
+    let plain = !text.contains(['/', '@', '?', '#', ' ', '\\', '*']);
+    match (parsed("http"), port) {
+        (Some(url), Some(1..)) if plain && url.host().is_some() => Ok(text.to_ascii_lowercase()),
+        _ => Err(fix.to_owned()),
+    }
+}
+
+/// 64 hexadecimal digits.
+pub(super) fn sha256(text: &str) -> Result<[u8; 32], String> {
+    let mut hash = [0; 32];
+    hex::decode_to_slice(text, &mut hash).map_err(|_| {
+        "is no SHA-256: 64 hexadecimal digits, as `printf %s KEY | sha256sum` prints them"
+            .to_owned()
+    })?;
+    Ok(hash)
+}
+
+/// A pattern of model names: `*` stands for anything.
+pub(super) fn pattern(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(char::is_whitespace) {
+        return Err("is no model name; write one such as \"flux-*\"".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A name for kept pictures: unique by its job and index, and inside the store.
+pub(super) fn key_template(text: &str) -> Result<String, String> {
+    let example = "\"{project}/{date}/{job}-{index}.{ext}\"";
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        let inner = rest[at..].strip_prefix('{').and_then(|tail| tail.split_once('}'));
+        let Some((name, after)) = inner else {
+            return Err(format!("has a brace without its pair; write for example {example}"));
+        };
+        if !KEY_PLACEHOLDERS.contains(&name) {
+            let known: Vec<String> = KEY_PLACEHOLDERS.iter().map(|n| format!("{{{n}}}")).collect();
+            return Err(format!("has an unknown {{{name}}}; known: {}", known.join(" ")));
+        }
+        rest = after;
+    }
+    if !text.contains("{job}") || !text.contains("{index}") {
+        return Err(format!(
+            "needs {{job}} and {{index}}, else pictures overwrite each other; write for example {example}"
+        ));
+    }
+    let bad_part = |part: &str| part.is_empty() || part == "." || part == "..";
+    let odd = |c: char| c.is_control() || c == '\\' || c.is_whitespace();
+    if text.split('/').any(bad_part) || text.contains(odd) {
+        return Err(format!("is no relative path; write for example {example}"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use super::*;
+
+    fn check<T: Debug>(parse: fn(&str) -> Result<T, String>, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(parse(text).is_ok(), "{text}: {:?}", parse(text));
+        }
+        for text in bad {
+            assert!(parse(text).is_err(), "{text}: {:?}", parse(text));
+        }
+    }
+
+    #[test]
+    fn forms_are_checked() {
+        check(
+            address,
+            &["127.0.0.1:0", "localhost:4000", "[::1]:1"],
+            &["", ":4000", "4000", "a:1"],
+        );
+        check(
+            base_url,
+            &["https://api.openai.com/v1", "http://127.0.0.1:9000", "http://host:1/a/b"],
+            &["", "ftp://a", "https://a/", "https://u:p@a", "https://a?x=1", "a.example"],
+        );
+        check(
+            origin,
+            &["*", "https://a.example", "http://localhost:3000"],
+            &[
+                "",
+                "a.example",
+                "https://a.example/",
+                "https://a.example/x",
+                "https://a.example:443",
+            ],
+        );
+        check(
+            host_and_port,
+            &["127.0.0.1:9900", "a.example:80", "a.example:443", "[::1]:9900"],
+            &["", "127.0.0.1", "http://a:1", "a:0", "a:99999", "*:1", "u@a:1"],
+        );
+        let hash = "a".repeat(64);
+        check(sha256, &[&hash], &["", "abc", &"g".repeat(64), &"a".repeat(65)]);
+        check(pattern, &["*", "flux-*", "fal/x"], &["", "a b"]);
+        check(
+            key_template,
+            &["{project}/{date}/{job}-{index}.{ext}", "{job}{index}", "a/{model}/{job}/{index}"],
+            &[
+                "",
+                "{job}",
+                "{job}{index}{nope}",
+                "{job}{index",
+                "}{job}{index}",
+                "/{job}{index}",
+                "../{job}{index}",
+                "a//{job}{index}",
+                "a b/{job}{index}",
+            ],
+        );
+    }
+
+    #[test]
+    fn clear_text_is_told_from_local_traffic() {
+        for (url, clear) in [
+            ("http://api.example.com", true),
+            ("http://203.0.113.5", true),
+            ("https://api.example.com", false),
+            ("http://127.0.0.1:1", false),
+            ("http://10.0.0.1", false),
+            ("http://comfy:8188", false),
+        ] {
+            assert_eq!(is_clear_text(url), clear, "{url}");
+        }
+    }
+}
