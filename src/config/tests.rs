@@ -225,14 +225,16 @@ fn unknown_keys_name_the_nearest_known_one() {
         ),
         ("[providers.acmee]\napi_key = \"k\"", &["is no known provider; did you mean \"acme\"?"]),
         (
-            "[[providers.acme.credentials]]\napi_key = \"k\"\n[providers.acme]\n",
-            &["not valid TOML"],
+            "[[providers.acme.credentials]]\napi_key = \"k\"\n[providers.acme]\napi_key = \"k\"",
+            &[
+                "unknown key \"providers.acme.credentials\"; the nearest known key is \"providers.acme.",
+            ],
         ),
         (
             "[auth]\nstatic_keys = [{ nmae = \"a\", sha256 = \"x\" }]",
             &[
-                "static_keys[0].name: is missing",
                 "is no SHA-256",
+                "static_keys[0].name: is missing",
                 "did you mean \"auth.static_keys[0].name\"?",
             ],
         ),
