@@ -136,7 +136,9 @@ impl S3 {
         let code = error.code().unwrap_or_default().to_owned();
         let refused = match (code.as_str(), status) {
             ("QuotaExceeded" | "XMinioStorageFull", _) | (_, Some(507)) => return StoreError::Full,
-            ("InvalidAccessKeyId", _) => "it does not know [store] access_key".to_owned(),
+            ("InvalidAccessKeyId" | "NotSignedUp", _) => {
+                "it does not know [store] access_key".to_owned()
+            }
             ("SignatureDoesNotMatch", _) => {
                 "[store] secret_key does not belong to access_key".to_owned()
             }

@@ -1,1 +1,4 @@
-fn main() {}
+//! The one integration binary: real sockets, real servers behind them.
+
+#[cfg(test)]
+mod s3;
