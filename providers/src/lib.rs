@@ -74,6 +74,12 @@ pub trait Adapter: Send + Sync {
     }
 }
 
+impl std::fmt::Debug for dyn Adapter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Adapter({})", self.name())
+    }
+}
+
 /// One planned call of one deployment: everything is already in terms the vendor takes.
 #[derive(Clone, Debug)]
 pub struct Call<'a> {

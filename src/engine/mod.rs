@@ -1,1 +1,322 @@
-//! The engine: everything that sends, waits and retries.
+//! The engine: the only part that sends, waits, retries and fails over.
+//!
+//! A request becomes [`candidate`]s on paper, a [`job`] runs them through [`deliver`], and each
+//! attempt is one [`drive`] of an adapter over the [`transport`].
+
+pub mod candidate;
+pub mod deliver;
+mod drive;
+mod failure;
+pub mod job;
+mod lift;
+mod listen;
+mod picture;
+pub mod poll;
+pub mod registry;
+pub mod request;
+pub mod transport;
+mod verdict;
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use providers::money::Money;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use self::{
+    candidate::{Candidate, Excluded, PlanLimits},
+    deliver::{AmbiguityPolicy, Delivery, Piece},
+    failure::Failure,
+    job::{Delivered, Job, Jobs, Success},
+    picture::PictureLimits,
+    registry::{Registry, Resolved, Unresolved},
+    request::{Adjustment, AdjustmentKind, ImageRequest},
+    transport::Transport,
+};
+use crate::{
+    error::{Code, Error},
+    media::{fetch::Fetcher, pool::Pool},
+    store::{ObjectMeta, Store},
+};
+
+/// What an operator can set.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineSettings {
+    /// Longest time of a picture job.
+    pub deadline: Duration,
+    /// Most deployments tried for one picture.
+    pub max_attempts: u32,
+    /// What to do when a submit's outcome is unknown.
+    pub ambiguous: AmbiguityPolicy,
+    /// Most money put at risk by going on after one.
+    pub ambiguous_job_cap: Money,
+    /// Whether deployments without a price may be used.
+    pub allow_unpriced: bool,
+    /// Largest local enlargement, linear.
+    pub max_upscale: f64,
+    /// Most pixels of a picture that is decoded.
+    pub max_pixels: u64,
+    /// How long results are kept.
+    pub retention: Duration,
+    pictures: PictureLimits,
+}
+
+impl EngineSettings {
+    /// Settings with the documented defaults.
+    pub fn new(max_upscale: f64, max_pixels: u64) -> Self {
+        Self {
+            deadline: Duration::from_secs(600),
+            max_attempts: 3,
+            ambiguous: AmbiguityPolicy::default(),
+            ambiguous_job_cap: Money::from_nanos(100_000_000),
+            allow_unpriced: false,
+            max_upscale,
+            max_pixels,
+            retention: Duration::from_secs(72 * 3600),
+            pictures: PictureLimits { max_upscale, max_pixels },
+        }
+    }
+}
+
+/// The engine and everything it acts through. One per process.
+#[derive(Debug)]
+pub struct Engine {
+    /// Names and deployments.
+    pub registry: Registry,
+    /// Connections to providers.
+    pub transport: Transport,
+    /// The guarded door to links out of replies.
+    pub fetcher: Fetcher,
+    /// Pixel work.
+    pub pool: Pool,
+    /// Finished pictures.
+    pub store: Store,
+    /// Running and lately finished jobs.
+    pub jobs: Jobs,
+    /// What the operator set.
+    pub settings: EngineSettings,
+    /// Work that goes on without its caller; waited for at shutdown.
+    pub tasks: TaskTracker,
+}
+
+/// A request that has been planned for every deployment of its models.
+#[derive(Debug)]
+pub struct Plan {
+    /// The name answers carry.
+    pub model: String,
+    /// Those that can serve it, in the order they are tried.
+    pub candidates: Vec<Arc<Candidate>>,
+    /// Those that cannot, and why.
+    pub excluded: Vec<Excluded>,
+}
+
+impl Engine {
+    /// Decides who can serve a request and how. Calls nobody.
+    pub fn plan(&self, request: &ImageRequest) -> Result<Plan, Error> {
+        let limits = PlanLimits {
+            max_upscale: self.settings.max_upscale,
+            allow_unpriced: self.settings.allow_unpriced,
+        };
+        let mut plan = Plan { model: String::new(), candidates: Vec::new(), excluded: Vec::new() };
+        let mut missing = None;
+        for name in &request.models {
+            let resolved = match self.registry.resolve(name) {
+                Ok(resolved) => resolved,
+                Err(why) => {
+                    missing.get_or_insert(unresolved(name, why));
+                    continue;
+                }
+            };
+            if plan.model.is_empty() {
+                plan.model.clone_from(&resolved.model);
+            }
+            self.add_candidates(&mut plan, name, resolved, request, limits);
+        }
+        if plan.candidates.is_empty() && plan.excluded.is_empty() {
+            return Err(missing.unwrap_or_else(|| {
+                Error::new(
+                    Code::NoProviderAvailable,
+                    "the provider choice of this request leaves no deployment",
+                )
+                .param("provider")
+            }));
+        }
+        order_by_choice(&mut plan.candidates, request);
+        Ok(plan)
+    }
+
+    fn add_candidates(
+        &self,
+        plan: &mut Plan,
+        name: &str,
+        resolved: Resolved,
+        request: &ImageRequest,
+        limits: PlanLimits,
+    ) {
+        let choice = &request.providers;
+        for served in resolved.deployments {
+            let provider = &served.deployment.provider;
+            if choice.ignore.contains(provider)
+                || (!choice.only.is_empty() && !choice.only.contains(provider))
+            {
+                continue;
+            }
+            match candidate::consider(&served, request, limits) {
+                Ok(_) if resolved.substituted && request.strict => plan.excluded.push(Excluded {
+                    deployment: served.slug(),
+                    code: Code::UnsupportedParameter,
+                    param: "model",
+                    reason: format!("strict: {name} is retired; {} stands in", resolved.model),
+                }),
+                Ok(mut candidate) => {
+                    if resolved.substituted {
+                        let reason = format!("{name} is no longer sold");
+                        let now = resolved.model.as_str();
+                        candidate.adjustments.push(
+                            Adjustment::new("model", AdjustmentKind::Substituted, reason)
+                                .values(name, now, now),
+                        );
+                    }
+                    plan.candidates.push(Arc::new(candidate));
+                }
+                Err(excluded) => plan.excluded.push(excluded),
+            }
+        }
+    }
+
+    /// Starts a planned job. It goes on when the caller hangs up.
+    pub fn start(self: &Arc<Self>, plan: Plan, request: ImageRequest, job: Arc<Job>) {
+        self.jobs.add(&job);
+        let engine = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let outcome = engine.run(&plan, &request, &job).await;
+            let outcome = match outcome {
+                // The caller is gone: what is paid is kept.
+                Ok(mut success) if !job.is_watched() => {
+                    *job.abandoned.lock() = true;
+                    match engine.keep(&job, &mut success).await {
+                        Ok(()) => Ok(success),
+                        Err(error) => Err(error),
+                    }
+                }
+                other => other,
+            };
+            job.finish(outcome.map(Arc::new).map_err(Arc::new));
+        });
+    }
+
+    async fn run(
+        &self,
+        plan: &Plan,
+        request: &ImageRequest,
+        job: &Job,
+    ) -> Result<Success, Error> {
+        let delivery = Delivery {
+            engine: self,
+            request,
+            deadline: Instant::now() + self.settings.deadline,
+            shared: Mutex::default(),
+        };
+        let results = delivery.run(&plan.candidates).await;
+        let shared = delivery.shared.into_inner();
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut failures: Vec<(usize, Failure)> = Vec::new();
+        for (index, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(piece) => pieces.push(piece),
+                Err(failure) => failures.push((index, failure)),
+            }
+        }
+        let attempts = shared.attempts;
+        if pieces.is_empty() || (request.require_all && !failures.is_empty()) {
+            let failures: Vec<Failure> = failures.into_iter().map(|(_, f)| f).collect();
+            return Err(verdict::error(&failures, &attempts, &job.id));
+        }
+        let first = &pieces[0].candidate.served;
+        let priced = pieces.iter().any(|p| p.candidate.cost.is_some());
+        let mut success = Success {
+            model: first.deployment.model.clone(),
+            provider: first.deployment.provider.clone(),
+            deployment: first.slug(),
+            failures: failures.iter().map(|(i, f)| verdict::missing(*i, f)).collect(),
+            attempts,
+            adjustments: shared.adjustments,
+            cost: priced.then_some(shared.cost),
+            quality: pieces[0].quality.clone(),
+            background: request.background.clone(),
+            wants_url: request.wants_url,
+            simulated: first.simulated,
+            usage: shared.usage,
+            upstream: shared.upstream,
+            pictures: pieces.into_iter().map(delivered).collect(),
+        };
+        if request.wants_url {
+            self.keep(job, &mut success).await?;
+        }
+        Ok(success)
+    }
+
+    /// Puts the pictures of a job into the store, and lets go of their bytes.
+    pub async fn keep(&self, job: &Job, success: &mut Success) -> Result<(), Error> {
+        for (index, picture) in success.pictures.iter_mut().enumerate() {
+            let Some(blob) = picture.blob.clone().filter(|_| picture.kept.is_none()) else {
+                continue;
+            };
+            let meta = ObjectMeta {
+                format: picture.format,
+                model: success.model.clone(),
+                provider: success.provider.clone(),
+                deployment: success.deployment.clone(),
+                job: job.id.clone(),
+                seed: picture.seed,
+                created: job.created_at,
+            };
+            let key = self.store.key(&job.tenant, &job.id, index, picture.format, job.created_at);
+            let kept = self.store.put(&key, &meta, &blob).await.map_err(|error| {
+                Error::new(Code::StoreUnavailable, "the picture could not be kept").because(error)
+            })?;
+            picture.sha256 = Some(kept.sha256.clone());
+            picture.kept = Some(kept);
+            picture.blob = None;
+        }
+        Ok(())
+    }
+}
+
+fn delivered(piece: Piece) -> Delivered {
+    let ready = piece.ready;
+    Delivered {
+        bytes: ready.blob.media_len(),
+        blob: Some(ready.blob),
+        kept: None,
+        format: ready.format,
+        size: ready.size,
+        sha256: ready.sha256,
+        seed: piece.seed,
+        revised_prompt: piece.revised_prompt,
+        c2pa: ready.c2pa,
+    }
+}
+
+fn unresolved(name: &str, why: Unresolved) -> Error {
+    match why {
+        Unresolved::Unknown(nearest) => Error::new(
+            Code::ModelNotFound,
+            format!("there is no model {name:?}; the nearest are {}", nearest.join(", ")),
+        ),
+        Unresolved::NoProvider(sellers) => Error::new(
+            Code::NoProviderAvailable,
+            format!("no provider of {name:?} is switched on; it is sold by {}", sellers.join(", ")),
+        ),
+    }
+    .param("model")
+}
+
+/// Those the request names first, in its order; the rest as they are.
+fn order_by_choice(candidates: &mut [Arc<Candidate>], request: &ImageRequest) {
+    let order = &request.providers.order;
+    candidates.sort_by_key(|c| {
+        order.iter().position(|p| *p == c.served.deployment.provider).unwrap_or(order.len())
+    });
+}

@@ -1,0 +1,392 @@
+//! Whether and how one deployment can serve a request, decided on paper before anyone is called.
+
+use std::sync::Arc;
+
+use providers::{
+    catalog::{Choice, Deployment, Drawn, SizeRule},
+    media::{Format, Size, SizeWords},
+    money::Cost,
+    ImageCall, Usage,
+};
+use serde_json::Value;
+
+use super::{
+    registry::Served,
+    request::{Adjustment, AdjustmentKind, ImageRequest},
+};
+use crate::{
+    error::Code,
+    media::plan::{self, SizePlan},
+};
+
+/// Quality words of the OpenAI API, old and new. Anything else is a mistake.
+const QUALITIES: [&str; 8] =
+    ["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"];
+
+/// A deployment that can serve the request, and just how.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The deployment.
+    pub served: Arc<Served>,
+    /// How the size is met.
+    pub size: SizePlan,
+    /// What to send; `n` and `seed` are set for each call.
+    pub call: ImageCall,
+    /// What is known beforehand to differ from what was asked.
+    pub adjustments: Vec<Adjustment>,
+    /// The most it will cost for all pictures; `None` where it has no price.
+    pub cost: Option<Cost>,
+}
+
+impl Candidate {
+    /// The tier that is asked for, if any; prices depend on it.
+    pub fn tier(&self) -> Option<&str> {
+        match self.size.native.as_ref().map(|n| &n.words) {
+            Some(SizeWords::Ratio(_, tier)) => tier.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// A deployment that cannot serve the request, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excluded {
+    /// `provider/model`.
+    pub deployment: String,
+    /// The error a caller gets where no other can.
+    pub code: Code,
+    /// The field that cannot be honoured.
+    pub param: &'static str,
+    /// Why, and what would work.
+    pub reason: String,
+}
+
+/// What bounds planning.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanLimits {
+    /// Largest local enlargement, linear.
+    pub max_upscale: f64,
+    /// Whether deployments without a price may be used.
+    pub allow_unpriced: bool,
+}
+
+/// Plans a request for one deployment.
+pub fn consider(
+    served: &Arc<Served>,
+    request: &ImageRequest,
+    limits: PlanLimits,
+) -> Result<Candidate, Excluded> {
+    let mut planner = Planner {
+        served,
+        deployment: &served.deployment,
+        request,
+        adjustments: Vec::new(),
+    };
+    planner.plan(limits)
+}
+
+struct Planner<'a> {
+    served: &'a Arc<Served>,
+    deployment: &'a Deployment,
+    request: &'a ImageRequest,
+    adjustments: Vec<Adjustment>,
+}
+
+impl Planner<'_> {
+    fn excluded(&self, code: Code, param: &'static str, reason: impl Into<String>) -> Excluded {
+        Excluded { deployment: self.served.slug(), code, param, reason: reason.into() }
+    }
+
+    fn unsupported(&self, param: &'static str, reason: impl Into<String>) -> Excluded {
+        self.excluded(Code::UnsupportedParameter, param, reason)
+    }
+
+    fn plan(&mut self, limits: PlanLimits) -> Result<Candidate, Excluded> {
+        self.check_prompt()?;
+        let wire = &self.deployment.wire;
+        if self.request.seed.is_some() && wire.seed.is_none() {
+            return Err(self.unsupported("seed", "this deployment takes no seed"));
+        }
+        if self.request.negative_prompt.is_some() && wire.negative_prompt.is_none() {
+            let reason = "this deployment takes no negative prompt";
+            return Err(self.unsupported("negative_prompt", reason));
+        }
+        let size = self.plan_size(limits)?;
+        let (format, compression) = self.plan_format(&size)?;
+        let background = self.plan_background()?;
+        let quality = self.plan_quality()?;
+        let moderation = self.plan_word("moderation", &wire.moderation, &self.request.moderation)?;
+        let style = self.plan_word("style", &wire.style, &self.request.style)?;
+        let extra = self.plan_extra()?;
+        let call = ImageCall {
+            prompt: self.request.prompt.clone(),
+            n: 1,
+            size: size.native.clone(),
+            format,
+            compression,
+            seed: self.request.seed,
+            negative_prompt: self.request.negative_prompt.clone(),
+            quality,
+            background,
+            moderation,
+            style,
+            user: self.request.user.clone(),
+            extra,
+        };
+        if self.request.strict
+            && let Some(bent) = self.adjustments.iter().find(|a| !a.is_harmless())
+        {
+            let reason = format!("strict: {}", bent.reason);
+            return Err(self.unsupported(bent.param, reason));
+        }
+        let mut candidate = Candidate {
+            served: Arc::clone(self.served),
+            size,
+            call,
+            adjustments: std::mem::take(&mut self.adjustments),
+            cost: None,
+        };
+        candidate.cost = expected_cost(&candidate, self.request.n);
+        if candidate.cost.is_none() && !limits.allow_unpriced {
+            let reason = "this deployment has no price; the operator can allow unpriced calls";
+            return Err(self.excluded(Code::UnpricedModel, "model", reason));
+        }
+        Ok(candidate)
+    }
+
+    fn check_prompt(&self) -> Result<(), Excluded> {
+        let Some(most) = self.deployment.prompt_max else { return Ok(()) };
+        let length = self.request.prompt.chars().count();
+        if length > most as usize {
+            let reason = format!("the prompt has {length} characters, and {most} are taken");
+            return Err(self.excluded(Code::InvalidRequest, "prompt", reason));
+        }
+        Ok(())
+    }
+
+    fn plan_size(&mut self, limits: PlanLimits) -> Result<SizePlan, Excluded> {
+        let price = |size: Size, tier: Option<&str>| self.served.price(size, tier);
+        let planned =
+            plan::plan_size(self.deployment, &self.request.size, limits.max_upscale, &price);
+        let planned = planned.map_err(|error| {
+            let examples = plan::examples(&self.deployment.size).join(", ");
+            let reason = format!("{error}; sizes that work: {examples}");
+            self.excluded(Code::InvalidSize, "size", reason)
+        })?;
+        let (native, delivered) = planned.describe();
+        let asked = self.request.size_text.clone();
+        if let Some(asked) = asked
+            && planned.changes_pixels()
+        {
+            let reason = format!("the provider draws {native}; the gateway makes it {delivered}");
+            self.adjustments.push(
+                Adjustment::new("size", AdjustmentKind::Resized, reason)
+                    .values(asked, native, delivered),
+            );
+        } else if let Some(asked) = self.request.size_text.clone().filter(|a| *a != native) {
+            self.adjustments.push(
+                Adjustment::new("size", AdjustmentKind::Renamed, "the provider's own words")
+                    .values(asked, native, delivered),
+            );
+        }
+        Ok(planned)
+    }
+
+    /// The format to ask the provider for, and its quality.
+    fn plan_format(&mut self, size: &SizePlan) -> Result<(Option<Format>, Option<u8>), Excluded> {
+        let Some(wanted) = self.request.format else { return Ok((None, None)) };
+        let deployment = self.deployment;
+        let own = deployment.formats.first().copied().unwrap_or(Format::Png);
+        if (wanted == Format::Svg) != (own == Format::Svg) {
+            let reason = format!("this deployment draws {own}");
+            return Err(self.unsupported("output_format", reason));
+        }
+        let lossless_only = self.request.webp_lossless && wanted == Format::Webp;
+        let native = if size.changes_pixels() || lossless_only {
+            // The picture is encoded here in any case: ask for it without loss if possible.
+            Format::Png
+        } else {
+            wanted
+        };
+        let asked = if deployment.makes(native) {
+            native
+        } else if deployment.makes(Format::Png) {
+            Format::Png
+        } else {
+            own
+        };
+        if asked != wanted {
+            let reason = if deployment.makes(wanted) {
+                format!("the picture is encoded anew as {wanted}")
+            } else {
+                format!("the provider does not make {wanted}")
+            };
+            self.adjustments.push(
+                Adjustment::new("output_format", AdjustmentKind::Converted, reason).values(
+                    wanted.name(),
+                    asked.name(),
+                    wanted.name(),
+                ),
+            );
+        }
+        if let Some(quality) = self.request.compression.filter(|_| !wanted.is_lossy()) {
+            let reason = format!("{wanted} is lossless");
+            self.adjustments.push(
+                Adjustment::new("output_compression", AdjustmentKind::Dropped, reason).values(
+                    quality,
+                    Value::Null,
+                    Value::Null,
+                ),
+            );
+        }
+        let sends = deployment.wire.format.is_some();
+        let compression = self.request.compression.filter(|_| asked == wanted && wanted.is_lossy());
+        if compression.is_some() && deployment.wire.compression.is_none() && !lossless_only {
+            self.adjustments.push(
+                Adjustment::new(
+                    "output_compression",
+                    AdjustmentKind::Emulated,
+                    "the provider has no such setting; the picture is encoded anew",
+                )
+                .values(compression, Value::Null, compression),
+            );
+        }
+        Ok((sends.then_some(asked), compression))
+    }
+
+    fn plan_background(&mut self) -> Result<Option<String>, Excluded> {
+        let Some(asked) = &self.request.background else { return Ok(None) };
+        let choice = self.deployment.wire.background.as_ref();
+        if let Some(word) = choice.and_then(|c| c.values.get(asked.as_str())) {
+            return Ok(Some(word.clone()));
+        }
+        match asked.as_str() {
+            "transparent" => Err(self.unsupported(
+                "background",
+                "this deployment does not draw transparent backgrounds",
+            )),
+            // Every model draws an opaque background unless told otherwise.
+            _ => Ok(None),
+        }
+    }
+
+    fn plan_quality(&mut self) -> Result<Option<String>, Excluded> {
+        let Some(asked) = &self.request.quality else { return Ok(None) };
+        let Some(choice) = &self.deployment.wire.quality else {
+            if !QUALITIES.contains(&asked.as_str()) {
+                let reason = format!("quality is one of {}", QUALITIES.join(", "));
+                return Err(self.excluded(Code::InvalidRequest, "quality", reason));
+            }
+            if asked != "auto" {
+                let reason = "this deployment has one quality level";
+                self.adjustments.push(
+                    Adjustment::new("quality", AdjustmentKind::Dropped, reason).values(
+                        asked.as_str(),
+                        Value::Null,
+                        Value::Null,
+                    ),
+                );
+            }
+            return Ok(None);
+        };
+        let word = self.word("quality", choice, asked)?;
+        if word != *asked {
+            let reason = format!("{asked} is called {word} here");
+            self.adjustments.push(
+                Adjustment::new("quality", AdjustmentKind::Renamed, reason).values(
+                    asked.as_str(),
+                    word.as_str(),
+                    word.as_str(),
+                ),
+            );
+        }
+        Ok(Some(word))
+    }
+
+    /// A word for a field that changes nothing that is paid for or seen in size: dropped, and
+    /// said, where the deployment has no such field.
+    fn plan_word(
+        &mut self,
+        param: &'static str,
+        choice: &Option<Choice>,
+        asked: &Option<String>,
+    ) -> Result<Option<String>, Excluded> {
+        match (choice, asked) {
+            (_, None) => Ok(None),
+            (Some(choice), Some(asked)) => self.word(param, choice, asked).map(Some),
+            (None, Some(asked)) => {
+                if asked != "auto" {
+                    let reason = format!("this deployment has no {param} setting");
+                    self.adjustments.push(
+                        Adjustment::new(param, AdjustmentKind::Dropped, reason).values(
+                            asked.as_str(),
+                            Value::Null,
+                            Value::Null,
+                        ),
+                    );
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn word(
+        &self,
+        param: &'static str,
+        choice: &Choice,
+        asked: &str,
+    ) -> Result<String, Excluded> {
+        choice.values.get(asked).cloned().ok_or_else(|| {
+            let known: Vec<&str> = choice.values.keys().map(String::as_str).collect();
+            let reason = format!("{param} {asked:?} is not one of {}", known.join(", "));
+            self.unsupported(param, reason)
+        })
+    }
+
+    /// Unknown fields and this provider's own options.
+    fn plan_extra(&mut self) -> Result<serde_json::Map<String, Value>, Excluded> {
+        let mut extra = self.request.extra.clone();
+        for name in extra.keys() {
+            let reason = format!("{name} is not a field of this API; it goes to the provider as it is");
+            self.adjustments.push(
+                Adjustment::new("extra", AdjustmentKind::Passthrough, reason).values(
+                    name.as_str(),
+                    name.as_str(),
+                    Value::Null,
+                ),
+            );
+        }
+        if let Some(own) = self.request.provider_options.get(&self.deployment.provider) {
+            extra.extend(own.clone());
+        }
+        if let Some(owned) = extra.keys().find(|k| self.served.owned.contains(k)) {
+            let reason = format!(
+                "{owned} is decided by the gateway for {}; use size, n and response_format",
+                self.deployment.provider
+            );
+            return Err(self.unsupported("provider_options", reason));
+        }
+        Ok(extra)
+    }
+}
+
+/// The most the candidate will cost for `n` pictures.
+fn expected_cost(candidate: &Candidate, n: u32) -> Option<Cost> {
+    let deployment = &candidate.served.deployment;
+    let size = candidate.size.expected.or(deployment.default_size).unwrap_or_else(|| {
+        largest(&deployment.size)
+    });
+    let quality = candidate.call.quality.as_deref().filter(|q| *q != "auto");
+    let drawn = Drawn { size, quality, tier: candidate.tier() };
+    deployment.cost(&vec![drawn; n as usize], &Usage::default())
+}
+
+/// The largest picture a rule allows, where a default is not known.
+fn largest(rule: &SizeRule) -> Size {
+    let finite = rule.finite().into_iter().map(|n| n.size).max_by_key(|s| s.pixels());
+    match (finite, rule) {
+        (Some(size), _) => size,
+        (None, SizeRule::Grid { max, .. }) => Size::new(*max, *max),
+        (None, _) => Size::new(2048, 2048),
+    }
+}

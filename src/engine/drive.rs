@@ -1,0 +1,356 @@
+//! One attempt: submit, wait, fetch, until the pictures are here or the attempt has failed.
+
+use std::time::Duration;
+
+use providers::{
+    Call, ImageCall, Output, RemoteJob, RemoteState, Reply, ReplyBody, SendKind, Source, Step,
+    UpstreamError, WireRequest,
+};
+use tokio::time::{sleep_until, timeout_at, Instant};
+
+use super::{
+    failure::{Class, Failure},
+    listen::Listener,
+    poll::Prior,
+    registry::Served,
+    transport::{Transport, TransportError},
+};
+use crate::media::{
+    blob::{Blob, BlobWriter, Encoding},
+    fetch::{FetchError, Fetcher},
+};
+
+/// A free request is repeated this often when it breaks, twice as late each time.
+const FREE_TRIES: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// While a provider pushes, it is asked this many times less often.
+const BACKSTOP: u32 = 4;
+/// An accepted job whose state cannot be had this often in a row, with our key refused, is lost.
+const REFUSED_POLLS: u32 = 3;
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest picture downloaded.
+const LARGEST_PICTURE: u64 = 256 * 1024 * 1024;
+
+/// What an attempt came to.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The pictures' bytes, in the provider's order; a picture may fail alone.
+    pub(crate) pictures: Vec<(providers::Picture, Result<Blob, Failure>)>,
+    /// What the provider says beside them.
+    pub(crate) output: Output,
+}
+
+/// Drives one attempt of one deployment.
+pub(crate) struct Drive<'a> {
+    pub(crate) transport: &'a Transport,
+    pub(crate) fetcher: &'a Fetcher,
+    pub(crate) served: &'a Served,
+    pub(crate) image: &'a ImageCall,
+    pub(crate) deadline: Instant,
+    /// Time spent waiting for the provider.
+    pub(crate) upstream: Duration,
+    job: Option<RemoteJob>,
+    /// The request whose reply held the output, to ask again for a link that has expired.
+    again: Option<(SendKind, WireRequest)>,
+    blobs: Vec<Blob>,
+}
+
+impl<'a> Drive<'a> {
+    pub(crate) fn new(
+        transport: &'a Transport,
+        fetcher: &'a Fetcher,
+        served: &'a Served,
+        image: &'a ImageCall,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            transport,
+            fetcher,
+            served,
+            image,
+            deadline,
+            upstream: Duration::ZERO,
+            job: None,
+            again: None,
+            blobs: Vec::new(),
+        }
+    }
+
+    fn call(&self) -> Call<'a> {
+        Call {
+            deployment: &self.served.deployment,
+            base_url: &self.served.base_url,
+            hosts: &self.served.hosts,
+            upstream: &self.served.upstream,
+            image: self.image,
+        }
+    }
+
+    /// Runs the attempt to its end.
+    pub(crate) async fn run(&mut self) -> Result<Finished, Failure> {
+        let begun = Instant::now();
+        let result = self.steps().await;
+        self.upstream = begun.elapsed();
+        if matches!(&result, Err(f) if f.class == Class::Deadline) {
+            self.cancel().await;
+        }
+        result
+    }
+
+    async fn steps(&mut self) -> Result<Finished, Failure> {
+        let begin = self.served.adapter.begin(&self.call());
+        let mut step = begin.map_err(|e| Failure::upstream(e, SendKind::Submit))?;
+        loop {
+            step = match step {
+                Step::Send { kind: SendKind::Submit, request } => self.submit(&request).await?,
+                Step::Send { kind, request } => self.free(kind, request).await?,
+                Step::Wait { job, poll, listen } => self.wait(job, poll, listen).await?,
+                Step::Done(output) => return self.collect(output).await,
+            };
+        }
+    }
+
+    /// Sends the one request that costs money. Never repeated here.
+    async fn submit(&mut self, request: &WireRequest) -> Result<Step, Failure> {
+        let sent = self.exchange(request).await;
+        let reply = match sent {
+            Ok(reply) => reply,
+            Err(Some(error)) => return Err(Failure::transport(&error, SendKind::Submit)),
+            // Nobody knows what became of it, but the deadline is what the caller must hear.
+            Err(None) => return Err(Failure::deadline()),
+        };
+        self.advance(SendKind::Submit, &reply)
+            .map_err(|e| Failure::upstream(e, SendKind::Submit))
+    }
+
+    /// Sends a request that costs nothing, again and again while it breaks.
+    async fn free(&mut self, kind: SendKind, request: WireRequest) -> Result<Step, Failure> {
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            let failure = match self.exchange(&request).await {
+                Err(None) => return Err(Failure::deadline()),
+                Err(Some(error)) => Failure::transport(&error, kind),
+                Ok(reply) => match self.advance(kind, &reply) {
+                    Ok(step) => {
+                        self.again = Some((kind, request));
+                        return Ok(step);
+                    }
+                    Err(error) => Failure::upstream(error, kind),
+                },
+            };
+            let transient = matches!(
+                failure.class,
+                Class::ResultLost | Class::RateLimited | Class::Unavailable
+            );
+            if !transient {
+                return Err(failure);
+            }
+            if attempt >= FREE_TRIES {
+                return Err(Failure { class: Class::ResultLost, ..failure });
+            }
+            self.pause(failure.retry_after.unwrap_or(pause)).await?;
+            pause *= 2;
+        }
+        Err(Failure::deadline())
+    }
+
+    /// Waits for a job: listens where the provider pushes, and asks on a schedule.
+    async fn wait(
+        &mut self,
+        job: RemoteJob,
+        mut poll: WireRequest,
+        listen: Option<WireRequest>,
+    ) -> Result<Step, Failure> {
+        let mut anchor = Instant::now();
+        let mut state = job.state;
+        self.job = Some(job);
+        let mut listener = listen.map_or(Listener::Closed, |request| self.listener(request));
+        let mut refused = 0;
+        let mut hint = None;
+        let mut ask_now = false;
+        loop {
+            let now = Instant::now();
+            let mut wait = Prior::default().wait(now - anchor);
+            if std::mem::take(&mut ask_now) {
+                wait = Duration::ZERO;
+            }
+            if listener.is_alive() {
+                wait *= BACKSTOP;
+            }
+            let wait = wait.max(hint.take().unwrap_or_default());
+            let slot = self.served.spread.slot(now, wait).min(self.deadline);
+            let answer = tokio::select! {
+                event = listener.next(), if listener.is_alive() => {
+                    let Some(data) = event else {
+                        // The stream ended, perhaps because the job did: ask at once.
+                        ask_now = true;
+                        continue;
+                    };
+                    let reply =
+                        Reply { status: 200, headers: Vec::new(), body: ReplyBody::Text(data) };
+                    match self.advance(SendKind::Listen, &reply) {
+                        // What cannot be read in a push is asked for.
+                        Err(e) if e.fault == providers::Fault::Malformed => continue,
+                        other => other,
+                    }
+                }
+                () = sleep_until(slot) => {
+                    if Instant::now() >= self.deadline {
+                        return Err(Failure::deadline());
+                    }
+                    match self.exchange(&poll).await {
+                        Err(None) => return Err(Failure::deadline()),
+                        Err(Some(_)) => continue,
+                        Ok(reply) => self.advance(SendKind::Poll, &reply),
+                    }
+                }
+            };
+            match answer {
+                Ok(Step::Wait { job, poll: next, .. }) => {
+                    if state == RemoteState::Queued && job.state == RemoteState::Running {
+                        anchor = Instant::now();
+                    }
+                    state = job.state;
+                    self.job = Some(job);
+                    poll = next;
+                    refused = 0;
+                }
+                Ok(step) => {
+                    self.again = Some((SendKind::Poll, poll));
+                    return Ok(step);
+                }
+                Err(error) => {
+                    hint = error.retry_after;
+                    let failure = Failure::upstream(error, SendKind::Poll);
+                    match failure.class {
+                        Class::RateLimited | Class::Unavailable | Class::ResultLost => {}
+                        Class::Operator if refused < REFUSED_POLLS => refused += 1,
+                        _ => return Err(failure),
+                    }
+                }
+            }
+        }
+    }
+
+    fn listener(&self, request: WireRequest) -> Listener {
+        let transport = self.transport.clone();
+        let access = self.served.access.clone();
+        Listener::new(async move { transport.open(&access, &request).await })
+    }
+
+    /// One request and its reply; `Err(None)` is the deadline.
+    async fn exchange(&mut self, request: &WireRequest) -> Result<Reply, Option<TransportError>> {
+        let sending = self.transport.send(&self.served.access, request);
+        match timeout_at(self.deadline, sending).await {
+            Ok(Ok((reply, blobs))) => {
+                self.blobs = blobs;
+                Ok(reply)
+            }
+            Ok(Err(error)) => Err(Some(error)),
+            Err(_) => Err(None),
+        }
+    }
+
+    fn advance(&self, sent: SendKind, reply: &Reply) -> Result<Step, UpstreamError> {
+        self.served.adapter.advance(&self.call(), sent, self.job.as_ref(), reply)
+    }
+
+    async fn pause(&self, wait: Duration) -> Result<(), Failure> {
+        let until = Instant::now() + wait;
+        if until >= self.deadline {
+            sleep_until(self.deadline).await;
+            return Err(Failure::deadline());
+        }
+        sleep_until(until).await;
+        Ok(())
+    }
+
+    /// Tells the provider that nobody waits any more. Best effort.
+    async fn cancel(&self) {
+        let Some(job) = &self.job else { return };
+        let Some(request) = self.served.adapter.cancel(&self.call(), job) else { return };
+        let sending = self.transport.send(&self.served.access, &request);
+        let _ = tokio::time::timeout(CANCEL_TIMEOUT, sending).await;
+    }
+
+    /// Brings every picture's bytes here.
+    async fn collect(&mut self, output: Output) -> Result<Finished, Failure> {
+        let mut pictures = Vec::with_capacity(output.pictures.len());
+        for (index, picture) in output.pictures.iter().cloned().enumerate() {
+            let blob = match &picture.source {
+                Source::Base64(text) => Ok(Blob::from_base64(text.clone())),
+                Source::Blob(number) => self.blobs.get(*number).cloned().ok_or_else(|| {
+                    Failure::new(Class::Failed, "malformed_reply", "the reply holds no picture")
+                }),
+                Source::Url(url) => self.download(url, index).await,
+            };
+            pictures.push((picture, blob));
+        }
+        if pictures.is_empty() {
+            let message = "the provider's answer holds no picture";
+            return Err(Failure::new(Class::Failed, "empty_reply", message));
+        }
+        Ok(Finished { pictures, output })
+    }
+
+    /// Downloads a paid picture: free to repeat, so it is repeated; a link that has expired is
+    /// asked for anew, once.
+    async fn download(&self, url: &str, index: usize) -> Result<Blob, Failure> {
+        let mut url = url.to_owned();
+        let mut renewed = false;
+        let mut pause = FIRST_PAUSE;
+        let mut tries = 0;
+        loop {
+            let error = match timeout_at(self.deadline, self.fetch(&url)).await {
+                Ok(Ok(blob)) => return Ok(blob),
+                Ok(Err(error)) => error,
+                Err(_) => return Err(Failure::deadline()),
+            };
+            tries += 1;
+            let lost = |m: &str| Err(Failure::new(Class::ResultLost, "result_lost", m));
+            match error {
+                FetchError::Expired(_) if !renewed => {
+                    renewed = true;
+                    match self.renewed_link(index).await {
+                        Some(fresh) if fresh != url => url = fresh,
+                        _ => return lost("the provider's link to the picture has expired"),
+                    }
+                }
+                FetchError::Expired(_) => {
+                    return lost("the provider's link to the picture has expired");
+                }
+                FetchError::Refused => return lost("the provider's link points where it must not"),
+                _ if tries >= FREE_TRIES => return lost("the picture could not be downloaded"),
+                _ => {
+                    self.pause(pause).await?;
+                    pause *= 2;
+                }
+            }
+        }
+    }
+
+    async fn renewed_link(&self, index: usize) -> Option<String> {
+        let (kind, request) = self.again.as_ref()?;
+        let sending = self.transport.send(&self.served.access, request);
+        let (reply, _) = timeout_at(self.deadline, sending).await.ok()?.ok()?;
+        match self.advance(*kind, &reply).ok()? {
+            Step::Done(output) => match &output.pictures.get(index)?.source {
+                Source::Url(url) => Some(url.clone()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    async fn fetch(&self, url: &str) -> Result<Blob, FetchError> {
+        let mut fetched = self.fetcher.get(url, None).await?;
+        let mut writer = BlobWriter::new(Encoding::Raw, self.transport.budget());
+        while let Some(chunk) = fetched.next_chunk().await? {
+            if writer.len() + chunk.len() as u64 > LARGEST_PICTURE {
+                return Err(FetchError::TooLarge);
+            }
+            writer.push(chunk).map_err(FetchError::Spool)?;
+        }
+        Ok(writer.finish())
+    }
+}

@@ -1,0 +1,115 @@
+//! Why an attempt failed, and what that allows next.
+
+use std::time::Duration;
+
+use providers::{Fault, SendKind, UpstreamError};
+
+use super::transport::TransportError;
+
+/// What a failure allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing reached the provider: once more here, then elsewhere.
+    NotSent,
+    /// The provider asks to slow down: after a short hint once more here, else elsewhere.
+    RateLimited,
+    /// The operator's key, balance or model name: elsewhere, and the operator must know.
+    Operator,
+    /// The provider did not take it: elsewhere.
+    Unavailable,
+    /// Nobody knows whether a paid job runs: never again at this provider.
+    Ambiguous,
+    /// The job ended without a usable picture: elsewhere.
+    Failed,
+    /// This deployment cannot do it, another may: elsewhere, else the caller's fault.
+    Unsupported,
+    /// The caller's fault: stop.
+    Rejected,
+    /// Refused for its content: stop.
+    Moderated,
+    /// Paid and made, but its bytes cannot be had any more: stop.
+    ResultLost,
+    /// The deadline passed: stop.
+    Deadline,
+    /// The gateway itself has no room or a fault: stop.
+    Gateway,
+}
+
+/// A failed attempt.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What it allows.
+    pub class: Class,
+    /// The word in `attempts` and logs.
+    pub outcome: &'static str,
+    /// For the caller: no key, no URL.
+    pub message: String,
+    /// The field the provider complains of.
+    pub param: Option<String>,
+    /// When the provider wants to be asked again.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure with a text for the caller.
+    pub fn new(class: Class, outcome: &'static str, message: impl Into<String>) -> Self {
+        Self { class, outcome, message: message.into(), param: None, retry_after: None }
+    }
+
+    /// What a refusal means after a request of this kind. Once a job is accepted, a broken
+    /// answer says nothing about the job.
+    pub fn upstream(error: UpstreamError, sent: SendKind) -> Self {
+        let submitted = sent == SendKind::Submit;
+        let class = match error.fault {
+            Fault::Credential | Fault::Balance | Fault::UnknownModel => Class::Operator,
+            Fault::RateLimited => Class::RateLimited,
+            Fault::Unavailable => Class::Unavailable,
+            Fault::Invalid => Class::Rejected,
+            Fault::Unsupported => Class::Unsupported,
+            Fault::Moderated => Class::Moderated,
+            Fault::Server | Fault::Malformed if submitted => Class::Ambiguous,
+            Fault::Server | Fault::Malformed => Class::ResultLost,
+            Fault::JobFailed | Fault::JobLost | Fault::Empty => Class::Failed,
+        };
+        Self {
+            class,
+            outcome: error.fault.name(),
+            message: error.message,
+            param: error.param,
+            retry_after: error.retry_after,
+        }
+    }
+
+    /// What a broken connection means after a request of this kind.
+    pub fn transport(error: &TransportError, sent: SendKind) -> Self {
+        let submitted = sent == SendKind::Submit;
+        let (class, outcome) = match error {
+            TransportError::NotSent(_) if submitted => (Class::NotSent, "unreachable"),
+            TransportError::NotSent(_) => (Class::ResultLost, "unreachable"),
+            TransportError::MaybeSent(_) if submitted => (Class::Ambiguous, "connection_lost"),
+            TransportError::MaybeSent(_) => (Class::ResultLost, "connection_lost"),
+            TransportError::Timeout if submitted => (Class::Ambiguous, "timeout"),
+            TransportError::Timeout => (Class::ResultLost, "timeout"),
+        };
+        Self::new(class, outcome, error.to_string())
+    }
+
+    /// The deadline passed.
+    pub fn deadline() -> Self {
+        Self::new(Class::Deadline, "deadline_exceeded", "the job did not finish in time")
+    }
+
+    /// Whether another deployment may be tried.
+    pub fn fails_over(&self) -> bool {
+        matches!(
+            self.class,
+            Class::NotSent
+                | Class::RateLimited
+                | Class::Operator
+                | Class::Unavailable
+                | Class::Ambiguous
+                | Class::Failed
+                | Class::Unsupported
+        )
+    }
+}

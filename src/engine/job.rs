@@ -1,0 +1,239 @@
+//! A picture job from plan to result, and the table of jobs of this process.
+//!
+//! A caller only watches its job: one that hangs up leaves the job running, for the provider
+//! will be paid in any case. What was asked for as a link or whose caller has gone is kept in
+//! the store.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+use providers::{
+    media::{Format, Size},
+    money::Cost,
+};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::request::Adjustment;
+use crate::{error::Error, media::blob::Blob, store::Kept};
+
+/// One try of one deployment, for the caller's eyes.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct AttemptRecord {
+    /// `provider/model`.
+    pub deployment: String,
+    /// `ok`, or what went wrong.
+    pub outcome: &'static str,
+    /// How long it took.
+    pub ms: u64,
+}
+
+/// One delivered picture.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// The bytes; `None` once they are only in the store.
+    pub blob: Option<Blob>,
+    /// Where the store has them.
+    pub kept: Option<Kept>,
+    /// Their format.
+    pub format: Format,
+    /// Their size.
+    pub size: Size,
+    /// Bytes of media.
+    pub bytes: u64,
+    /// Given for what was kept or converted.
+    pub sha256: Option<String>,
+    /// The seed it was drawn with.
+    pub seed: Option<u64>,
+    /// The prompt as the provider rewrote it.
+    pub revised_prompt: Option<String>,
+    /// Whether a C2PA manifest is among the bytes.
+    pub c2pa: bool,
+}
+
+/// One picture that did not come.
+#[derive(Clone, Debug, Serialize)]
+pub struct MissingPicture {
+    /// Which of the pictures asked for.
+    pub index: usize,
+    /// The error code it would have been alone.
+    pub code: &'static str,
+    /// Why.
+    pub message: String,
+}
+
+/// A finished job with at least one picture.
+#[derive(Clone, Debug)]
+pub struct Success {
+    /// The public name.
+    pub model: String,
+    /// The provider of the first picture.
+    pub provider: String,
+    /// The deployment of the first picture.
+    pub deployment: String,
+    /// The pictures.
+    pub pictures: Vec<Delivered>,
+    /// Those that did not come.
+    pub failures: Vec<MissingPicture>,
+    /// Every try.
+    pub attempts: Vec<AttemptRecord>,
+    /// What is different from what was asked.
+    pub adjustments: Vec<Adjustment>,
+    /// What is to be paid.
+    pub cost: Option<Cost>,
+    /// The provider's quality word, where it is known.
+    pub quality: Option<String>,
+    /// Background asked for.
+    pub background: Option<String>,
+    /// Whether links were asked for.
+    pub wants_url: bool,
+    /// Whether the simulator drew it.
+    pub simulated: bool,
+    /// Tokens counted, if any.
+    pub usage: providers::Usage,
+    /// Time spent waiting for providers.
+    pub upstream: Duration,
+}
+
+/// What a job came to.
+pub type Outcome = Result<Arc<Success>, Arc<Error>>;
+
+/// A job as others see it.
+#[derive(Debug)]
+pub struct Job {
+    /// `job_` and a time-ordered id.
+    pub id: String,
+    /// The key's name; others do not see the job.
+    pub tenant: String,
+    /// The model asked for.
+    pub model: String,
+    /// The request that began it.
+    pub request_id: String,
+    /// SHA-256 of what was asked, to recognise a repeat.
+    pub fingerprint: [u8; 32],
+    /// When it began.
+    pub created_at: SystemTime,
+    /// When it must be done.
+    pub deadline_at: SystemTime,
+    /// When it was over.
+    pub finished_at: Mutex<Option<SystemTime>>,
+    /// Whether the caller went away before it had the answer.
+    pub abandoned: Mutex<bool>,
+    done: watch::Sender<Option<Outcome>>,
+}
+
+impl Job {
+    /// A job that has just begun.
+    pub fn new(
+        tenant: &str,
+        model: &str,
+        request_id: &str,
+        fingerprint: [u8; 32],
+        deadline: Duration,
+    ) -> Arc<Self> {
+        let now = SystemTime::now();
+        Arc::new(Self {
+            id: format!("job_{}", uuid::Uuid::now_v7().simple()),
+            tenant: tenant.to_owned(),
+            model: model.to_owned(),
+            request_id: request_id.to_owned(),
+            fingerprint,
+            created_at: now,
+            deadline_at: now + deadline,
+            finished_at: Mutex::new(None),
+            abandoned: Mutex::new(false),
+            done: watch::Sender::new(None),
+        })
+    }
+
+    /// Says what it came to.
+    pub fn finish(&self, outcome: Outcome) {
+        *self.finished_at.lock() = Some(SystemTime::now());
+        self.done.send_replace(Some(outcome));
+    }
+
+    /// What it came to, if it is over.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.done.borrow().clone()
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&self) -> Option<Outcome> {
+        let mut done = self.done.subscribe();
+        done.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// Whether anyone waits for it.
+    pub fn is_watched(&self) -> bool {
+        self.done.receiver_count() > 0
+    }
+}
+
+/// The jobs of this process, running and lately finished.
+#[derive(Debug)]
+pub struct Jobs {
+    table: Mutex<HashMap<String, Arc<Job>>>,
+    retention: Duration,
+}
+
+/// A repeat of a finished request by the SDK joins it for this long.
+const JOIN_WINDOW: Duration = Duration::from_secs(15 * 60);
+
+impl Jobs {
+    /// An empty table whose finished jobs are forgotten after `retention`.
+    pub fn new(retention: Duration) -> Self {
+        Self { table: Mutex::default(), retention }
+    }
+
+    /// Adds a job, and forgets those past their time.
+    pub fn add(&self, job: &Arc<Job>) {
+        let mut table = self.table.lock();
+        let now = SystemTime::now();
+        let fresh = |job: &Arc<Job>| {
+            job.finished_at.lock().is_none_or(|at| {
+                now.duration_since(at).is_ok_and(|age| age < self.retention)
+            })
+        };
+        table.retain(|_, job| fresh(job));
+        table.insert(job.id.clone(), Arc::clone(job));
+    }
+
+    /// A tenant's job by id.
+    pub fn get(&self, tenant: &str, id: &str) -> Option<Arc<Job>> {
+        self.table.lock().get(id).filter(|job| job.tenant == tenant).cloned()
+    }
+
+    /// A tenant's jobs, newest first; those of one request where it is named.
+    pub fn list(&self, tenant: &str, request_id: Option<&str>) -> Vec<Arc<Job>> {
+        let mut jobs: Vec<Arc<Job>> = self
+            .table
+            .lock()
+            .values()
+            .filter(|j| j.tenant == tenant && request_id.is_none_or(|r| j.request_id == r))
+            .cloned()
+            .collect();
+        jobs.sort_by(|a, b| b.id.cmp(&a.id));
+        jobs
+    }
+
+    /// The job that a repeat by the SDK belongs to: the same tenant asked the same, and the
+    /// caller has gone. Each lost caller is joined once.
+    pub fn join(&self, tenant: &str, fingerprint: &[u8; 32]) -> Option<Arc<Job>> {
+        let now = SystemTime::now();
+        let table = self.table.lock();
+        let job = table.values().find(|job| {
+            job.tenant == tenant
+                && job.fingerprint == *fingerprint
+                && *job.abandoned.lock()
+                && job.finished_at.lock().is_none_or(|at| {
+                    now.duration_since(at).is_ok_and(|age| age < JOIN_WINDOW)
+                })
+        })?;
+        *job.abandoned.lock() = false;
+        Some(Arc::clone(job))
+    }
+}

@@ -1,0 +1,177 @@
+//! From a provider's bytes to the picture that was asked for.
+
+use bytes::Bytes;
+use providers::media::{Format, Size};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    candidate::Candidate,
+    failure::{Class, Failure},
+    request::{Adjustment, AdjustmentKind, ImageRequest},
+};
+use crate::media::{
+    blob::Blob,
+    convert::{self, Conversion, DecodeLimits},
+    plan,
+    pool::{Lane, Pool, PoolError},
+    sniff::{self, Sniffed},
+};
+
+/// Enough of a picture to know its kind and size, with a camera's worth of metadata before it.
+const HEAD: usize = 64 * 1024;
+/// Enough of its end to know that it is whole.
+const TAIL: usize = 64;
+/// Quality of a lossy encoder, where none is asked.
+const QUALITY: u8 = 90;
+/// The same for AVIF, whose scale is another.
+const AVIF_QUALITY: u8 = 60;
+
+/// A picture ready to be handed over.
+#[derive(Clone, Debug)]
+pub(crate) struct Ready {
+    pub(crate) blob: Blob,
+    pub(crate) format: Format,
+    pub(crate) size: Size,
+    /// The size the provider drew; prices depend on it.
+    pub(crate) drawn: Size,
+    /// Given for what was converted; what passes untouched is not read for it.
+    pub(crate) sha256: Option<String>,
+    /// Whether a C2PA manifest is among the bytes.
+    pub(crate) c2pa: bool,
+    pub(crate) adjustments: Vec<Adjustment>,
+}
+
+/// Bounds of the pixel work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PictureLimits {
+    pub(crate) max_upscale: f64,
+    pub(crate) max_pixels: u64,
+}
+
+/// Checks what came, and changes it where it is not what was asked. Bytes that need no change
+/// are not decoded.
+pub(crate) async fn prepare(
+    blob: Blob,
+    candidate: &Candidate,
+    request: &ImageRequest,
+    pool: &Pool,
+    limits: PictureLimits,
+) -> Result<Ready, Failure> {
+    let sniffed = inspect(&blob, limits)?;
+    let mut adjustments = Vec::new();
+    let geometry = if sniffed.format == Format::Svg {
+        None
+    } else {
+        let ask = &request.size;
+        plan::resize_for(&candidate.size.target, ask.fit, sniffed.size, limits.max_upscale)
+            .map_err(|e| unusable(format!("the provider's picture is too small: {e}")))?
+    };
+    let wanted = request.format.unwrap_or(sniffed.format);
+    let quality_missed = request.compression.is_some()
+        && wanted.is_lossy()
+        && candidate.served.deployment.wire.compression.is_none();
+    let lossless_missed = request.webp_lossless && wanted == Format::Webp;
+    if geometry.is_none() && wanted == sniffed.format && !quality_missed && !lossless_missed {
+        return Ok(Ready {
+            blob,
+            format: sniffed.format,
+            size: sniffed.size,
+            drawn: sniffed.size,
+            sha256: None,
+            c2pa: sniffed.c2pa,
+            adjustments,
+        });
+    }
+    let from = sniffed.size;
+    let conversion = Conversion {
+        geometry,
+        format: wanted,
+        quality: request.compression.unwrap_or(match wanted {
+            Format::Avif => AVIF_QUALITY,
+            _ => QUALITY,
+        }),
+        webp_lossless: request.webp_lossless,
+        background: request.size.pad_color,
+        pad_transparent: wanted.has_alpha(),
+    };
+    let lane = if wanted == Format::Avif { Lane::Slow } else { Lane::Normal };
+    let decode = DecodeLimits { max_pixels: limits.max_pixels, ..DecodeLimits::default() };
+    let c2pa = sniffed.c2pa;
+    let resized = conversion.geometry.is_some();
+    let converted = pool
+        .run(lane, from.pixels() * 4, move || {
+            let bytes = blob.to_bytes().map_err(|e| e.to_string())?;
+            convert::convert(&bytes, &sniffed, &conversion, &decode).map_err(|e| e.to_string())
+        })
+        .await
+        .map_err(|error| match error {
+            PoolError::Full => Failure::new(
+                Class::Gateway,
+                "overloaded",
+                "the gateway has no room for more pixel work just now",
+            ),
+            _ => Failure::new(Class::Gateway, "internal_error", "the conversion broke off"),
+        })?
+        .map_err(|e| unusable(format!("the provider's picture cannot be used: {e}")))?;
+    if resized && request.size_text.is_some() {
+        let reason = format!("the provider drew {from}; the gateway made it {}", converted.size);
+        adjustments.push(
+            Adjustment::new("size", AdjustmentKind::Resized, reason).values(
+                request.size_text.clone(),
+                from.to_string(),
+                converted.size.to_string(),
+            ),
+        );
+    }
+    if converted.flattened {
+        let reason = format!("{wanted} has no transparency; the picture was laid on pad_color");
+        adjustments.push(
+            Adjustment::new("background", AdjustmentKind::Converted, reason).values(
+                request.background.clone(),
+                "transparent",
+                "opaque",
+            ),
+        );
+    }
+    if c2pa {
+        let reason = "the picture was encoded anew, so its C2PA manifest is gone";
+        adjustments.push(
+            Adjustment::new("c2pa", AdjustmentKind::Dropped, reason).values(
+                json!(null),
+                json!(true),
+                json!(false),
+            ),
+        );
+    }
+    Ok(Ready {
+        sha256: Some(digest(&converted.bytes)),
+        size: converted.size,
+        format: converted.format,
+        drawn: from,
+        blob: Blob::from(converted.bytes),
+        c2pa: false,
+        adjustments,
+    })
+}
+
+/// What the bytes are, and that they are all there.
+fn inspect(blob: &Blob, limits: PictureLimits) -> Result<Sniffed, Failure> {
+    let unreadable = |e: std::io::Error| unusable(format!("the provider's picture is damaged: {e}"));
+    let head = blob.head(HEAD).map_err(unreadable)?;
+    let sniffed = sniff::sniff(&head, limits.max_pixels)
+        .map_err(|e| unusable(format!("the provider's bytes cannot be used: {e}")))?;
+    let tail = blob.tail(TAIL).map_err(unreadable)?;
+    if !sniff::is_complete(sniffed.format, blob.media_len(), &head, &tail) {
+        return Err(unusable("the provider's picture is cut off".to_owned()));
+    }
+    Ok(sniffed)
+}
+
+fn unusable(message: String) -> Failure {
+    Failure::new(Class::Failed, "unusable_picture", message)
+}
+
+fn digest(bytes: &Bytes) -> String {
+    hex::encode(Sha256::digest(bytes))
+}

@@ -1,0 +1,143 @@
+//! A picture request in the gateway's own terms, however it arrived.
+
+use std::collections::BTreeMap;
+
+use providers::media::Format;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::media::plan::SizeAsk;
+
+/// What a caller asked for. Values are checked for form; whether a deployment can honour them
+/// is decided per deployment.
+#[derive(Clone, Debug)]
+pub struct ImageRequest {
+    /// The model, and those to try after it.
+    pub models: Vec<String>,
+    /// The text, not empty.
+    pub prompt: String,
+    /// How many pictures, 1 to 10.
+    pub n: u32,
+    /// The size, as parsed.
+    pub size: SizeAsk,
+    /// The size as it was written, for reports.
+    pub size_text: Option<String>,
+    /// `low`, `medium`, `high`, ...
+    pub quality: Option<String>,
+    /// `transparent`, `opaque` or `auto`.
+    pub background: Option<String>,
+    /// The format to deliver; `None` is the provider's own.
+    pub format: Option<Format>,
+    /// Quality of the lossy encoders, 0 to 100.
+    pub compression: Option<u8>,
+    /// Whether WebP is to be lossless.
+    pub webp_lossless: bool,
+    /// Whether links are wanted in place of base64.
+    pub wants_url: bool,
+    /// OpenAI's moderation level.
+    pub moderation: Option<String>,
+    /// A style name.
+    pub style: Option<String>,
+    /// The caller's end user.
+    pub user: Option<String>,
+    /// The seed.
+    pub seed: Option<u64>,
+    /// What must not be in the picture.
+    pub negative_prompt: Option<String>,
+    /// Refuse whatever would be changed beyond renaming.
+    pub strict: bool,
+    /// Report mere renamings too.
+    pub verbose: bool,
+    /// Deliver all pictures or none.
+    pub require_all: bool,
+    /// Which providers may serve it.
+    pub providers: ProviderChoice,
+    /// Fields for one provider only.
+    pub provider_options: BTreeMap<String, Map<String, Value>>,
+    /// Unknown fields, passed on as they are.
+    pub extra: Map<String, Value>,
+}
+
+/// The `provider` object of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProviderChoice {
+    /// These first, in this order.
+    pub order: Vec<String>,
+    /// Only these; empty is all.
+    pub only: Vec<String>,
+    /// Not these.
+    pub ignore: Vec<String>,
+    /// Whether another deployment may be tried when the first fails.
+    pub no_fallbacks: bool,
+}
+
+/// Something that was not done just as it was asked, told to the caller.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Adjustment {
+    /// The request field.
+    pub param: &'static str,
+    /// What happened to it.
+    pub kind: AdjustmentKind,
+    /// What was asked.
+    pub asked: Value,
+    /// What the provider was asked for.
+    pub native: Value,
+    /// What the caller gets.
+    pub delivered: Value,
+    /// Why.
+    pub reason: String,
+}
+
+/// What happened to a request detail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdjustmentKind {
+    /// Called otherwise at the provider; told only when `verbose`.
+    Renamed,
+    /// The bytes were converted.
+    Converted,
+    /// The pixels were scaled, cropped or padded.
+    Resized,
+    /// Done by the gateway in the provider's place.
+    Emulated,
+    /// The provider's default stands in for a value it does not take.
+    Defaulted,
+    /// Another model stands in.
+    Substituted,
+    /// Passed on as it came.
+    Passthrough,
+    /// Not honoured.
+    Dropped,
+}
+
+impl Adjustment {
+    /// An adjustment of a field.
+    pub fn new(param: &'static str, kind: AdjustmentKind, reason: impl Into<String>) -> Self {
+        Self {
+            param,
+            kind,
+            asked: Value::Null,
+            native: Value::Null,
+            delivered: Value::Null,
+            reason: reason.into(),
+        }
+    }
+
+    /// Says what was asked, sent and delivered.
+    #[must_use]
+    pub fn values(
+        mut self,
+        asked: impl Into<Value>,
+        native: impl Into<Value>,
+        delivered: impl Into<Value>,
+    ) -> Self {
+        (self.asked, self.native, self.delivered) =
+            (asked.into(), native.into(), delivered.into());
+        self
+    }
+
+    /// Whether `strict` lets it pass.
+    pub fn is_harmless(&self) -> bool {
+        matches!(self.kind, AdjustmentKind::Renamed | AdjustmentKind::Passthrough)
+    }
+}

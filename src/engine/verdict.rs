@@ -1,0 +1,124 @@
+//! What a caller is told when pictures did not come.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{
+    failure::{Class, Failure},
+    job::{AttemptRecord, MissingPicture},
+    Engine, Plan,
+};
+use crate::error::{Code, Error};
+
+/// The longest wait a caller is advised.
+const LONGEST_ADVICE: Duration = Duration::from_secs(120);
+/// The wait advised where no provider named one.
+const USUAL_ADVICE: Duration = Duration::from_secs(5);
+
+impl Plan {
+    /// The error of a plan without candidates: what no deployment can honour, and who would.
+    pub fn refusal(&self, engine: &Engine) -> Error {
+        let Some(first) = self.excluded.first() else {
+            return Error::internal("a plan without deployments");
+        };
+        // The most telling reason: one that all share, else that of the first.
+        let mut message = first.reason.clone();
+        for other in self.excluded.iter().skip(1).take(4) {
+            if other.reason != first.reason {
+                message.push_str(&format!("; {}: {}", other.deployment, other.reason));
+            }
+        }
+        if first.code == Code::UnsupportedParameter {
+            let able = who_honours(engine, first.param);
+            if !able.is_empty() {
+                message.push_str(&format!("; deployments that take it: {}", able.join(", ")));
+            }
+        }
+        Error::new(first.code, message).param(first.param)
+    }
+}
+
+/// A few deployments that honour a parameter.
+fn who_honours(engine: &Engine, param: &str) -> Vec<String> {
+    let honours = |d: &providers::catalog::Deployment| match param {
+        "seed" => d.wire.seed.is_some(),
+        "negative_prompt" => d.wire.negative_prompt.is_some(),
+        "background" => d.draws_transparent(),
+        "quality" => d.wire.quality.is_some(),
+        "style" => d.wire.style.is_some(),
+        "moderation" => d.wire.moderation.is_some(),
+        "output_compression" => d.wire.compression.is_some(),
+        _ => false,
+    };
+    let served = engine.registry.served().iter().filter(|s| honours(&s.deployment));
+    served.map(|s| s.slug()).take(5).collect()
+}
+
+/// The code a failure has for the caller.
+fn code(class: Class) -> Code {
+    match class {
+        Class::Moderated => Code::ContentPolicyViolation,
+        Class::Rejected => Code::InvalidRequest,
+        Class::Unsupported => Code::UnsupportedParameter,
+        Class::RateLimited => Code::ProvidersRateLimited,
+        Class::Ambiguous => Code::SubmitOutcomeUnknown,
+        Class::ResultLost => Code::ResultLost,
+        Class::Deadline => Code::DeadlineExceeded,
+        Class::Gateway => Code::Overloaded,
+        Class::NotSent | Class::Operator | Class::Unavailable | Class::Failed => {
+            Code::ProvidersExhausted
+        }
+    }
+}
+
+/// One missing picture of a job that delivered others.
+pub(crate) fn missing(index: usize, failure: &Failure) -> MissingPicture {
+    MissingPicture {
+        index,
+        code: code(failure.class).name(),
+        message: failure.message.clone(),
+    }
+}
+
+/// The error of a job that delivered nothing, or not all where all were required.
+pub(crate) fn error(failures: &[Failure], attempts: &[AttemptRecord], job: &str) -> Error {
+    // The failure that says most: a refusal beats a lost job, and that a mere outage.
+    let rank = |f: &Failure| match f.class {
+        Class::Moderated => 0,
+        Class::Rejected | Class::Unsupported => 1,
+        Class::Ambiguous => 2,
+        Class::ResultLost => 3,
+        Class::Deadline => 4,
+        Class::Gateway => 5,
+        Class::NotSent | Class::Operator | Class::Unavailable | Class::Failed => 6,
+        Class::RateLimited => 7,
+    };
+    let Some(worst) = failures.iter().min_by_key(|f| rank(f)) else {
+        return Error::internal("a job without pictures or failures");
+    };
+    let limited = attempts.iter().all(|a| a.outcome == "rate_limited");
+    let mut code = code(worst.class);
+    if code == Code::ProvidersRateLimited && !limited {
+        code = Code::ProvidersExhausted;
+    }
+    let message = match code {
+        Code::ProvidersExhausted => format!("every provider failed; the last: {}", worst.message),
+        Code::SubmitOutcomeUnknown => format!(
+            "{}; the provider may have accepted the job, so it was not sent again",
+            worst.message
+        ),
+        _ => worst.message.clone(),
+    };
+    let hint = failures.iter().filter_map(|f| f.retry_after).min();
+    let mut error = Error::new(code, message);
+    error.param.clone_from(&worst.param);
+    if code == Code::InvalidRequest && worst.param.is_none() {
+        error.param = Some("prompt".to_owned());
+    }
+    if code.should_retry() {
+        error.retry_after = Some(hint.unwrap_or(USUAL_ADVICE).min(LONGEST_ADVICE));
+    }
+    error.mediagate = Some(json!({ "job_id": job, "attempts": attempts }));
+    error
+}
