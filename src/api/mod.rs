@@ -1,1 +1,91 @@
-//! The HTTP API.
+//! The HTTP API: OpenAI's shapes in and out, and nothing else. The only part that knows them.
+//!
+//! A request passes, in this order: [`observe`] (request id, panic guard, log line),
+//! [`auth`] (who asks), the route's handler, and [`render`] for whatever went wrong.
+
+mod answer;
+pub mod auth;
+mod body;
+mod health;
+mod images;
+mod jobs;
+mod media;
+mod models;
+mod observe;
+mod openapi;
+mod render;
+mod request;
+
+use std::sync::{
+    atomic::{AtomicBool, Ordering},
+    Arc,
+};
+
+use axum::{
+    extract::DefaultBodyLimit,
+    http::Method,
+    middleware,
+    routing::{get, post},
+    Router,
+};
+
+use crate::{
+    engine::Engine,
+    error::{Code, Error},
+};
+
+pub use openapi::document as openapi_document;
+
+/// What every handler can reach.
+#[derive(Debug)]
+pub struct App {
+    /// Does the work.
+    pub engine: Arc<Engine>,
+    /// Who may ask.
+    pub auth: auth::Auth,
+    /// Largest JSON body, bytes.
+    pub json_limit: usize,
+    /// Longest time a caller is kept waiting before it is told that its job still runs.
+    pub wait: std::time::Duration,
+    /// Set once the process is told to stop.
+    pub draining: AtomicBool,
+}
+
+impl App {
+    /// Tells load balancers that no more work is wanted.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+}
+
+/// The routes of the data listener.
+pub fn router(app: Arc<App>) -> Router {
+    let open = Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/openapi.json", get(openapi::serve))
+        .route("/media/{signed}", get(media::serve));
+    let keyed = Router::new()
+        .route("/v1/images/generations", post(images::generate))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::retrieve))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::retrieve))
+        .route("/v1/jobs/{id}/result", get(jobs::result))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::require));
+    open.merge(keyed)
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::guard_open_mode))
+        .layer(middleware::from_fn(observe::observe))
+        .with_state(app)
+}
+
+async fn unknown_path(uri: axum::http::Uri) -> Error {
+    Error::new(Code::NotFound, format!("there is no {}; see /openapi.json", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: axum::http::Uri) -> Error {
+    Error::new(Code::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
+}

@@ -173,10 +173,10 @@ impl Planner<'_> {
             let reason = format!("{error}; sizes that work: {examples}");
             self.excluded(Code::InvalidSize, "size", reason)
         })?;
-        let (native, delivered) = planned.describe();
+        let (native, delivered) = (planned.native_text(), planned.delivered_text());
         let asked = self.request.size_text.clone();
         if let Some(asked) = asked
-            && planned.changes_pixels()
+            && !planned.is_untouched()
         {
             let reason = format!("the provider draws {native}; the gateway makes it {delivered}");
             self.adjustments.push(
@@ -202,7 +202,7 @@ impl Planner<'_> {
             return Err(self.unsupported("output_format", reason));
         }
         let lossless_only = self.request.webp_lossless && wanted == Format::Webp;
-        let native = if size.changes_pixels() || lossless_only {
+        let native = if !size.is_untouched() || lossless_only {
             // The picture is encoded here in any case: ask for it without loss if possible.
             Format::Png
         } else {

@@ -161,15 +161,30 @@ impl Job {
         self.done.borrow().clone()
     }
 
-    /// Waits for its end.
-    pub async fn wait(&self) -> Option<Outcome> {
-        let mut done = self.done.subscribe();
-        done.wait_for(Option::is_some).await.ok()?.clone()
+    /// A place in the row of those who wait for it.
+    pub fn watch(&self) -> Watch {
+        Watch(self.done.subscribe())
+    }
+
+    /// Says that the caller went away without the answer: a repeat may join.
+    pub fn abandon(&self) {
+        *self.abandoned.lock() = true;
     }
 
     /// Whether anyone waits for it.
     pub fn is_watched(&self) -> bool {
         self.done.receiver_count() > 0
+    }
+}
+
+/// Somebody who waits for a job; a job without any is kept for later.
+#[derive(Debug)]
+pub struct Watch(watch::Receiver<Option<Outcome>>);
+
+impl Watch {
+    /// What the job came to; `None` if it was dropped unfinished.
+    pub async fn outcome(mut self) -> Option<Outcome> {
+        self.0.wait_for(Option::is_some).await.ok()?.clone()
     }
 }
 

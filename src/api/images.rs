@@ -1,0 +1,161 @@
+//! `POST /v1/images/generations`.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{Query, State},
+    http::HeaderMap,
+    response::{IntoResponse as _, Response},
+    Extension, Json,
+};
+use serde::Deserialize;
+use serde_json::{json, Value};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    answer, auth::Tenant, body, observe::RequestId, openapi::ImagesRequest, openapi::ImagesResponse,
+    request, App,
+};
+use crate::{
+    engine::{
+        job::{Job, Outcome},
+        Plan,
+    },
+    error::{Code, Error},
+};
+
+/// What the query may say.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Options {
+    /// Plan and price every candidate, and call nobody.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Draw pictures from a text.
+#[utoipa::path(
+    post,
+    path = "/v1/images/generations",
+    request_body = ImagesRequest,
+    params(("dry_run" = Option<bool>, Query, description = "plan and price, and call nobody")),
+    responses(
+        (status = 200, description = "the pictures", body = ImagesResponse),
+        (status = "default", description = "an error", body = super::openapi::ErrorResponse),
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn generate(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    Extension(request_id): Extension<RequestId>,
+    options: Result<Query<Options>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Error> {
+    let begun = std::time::Instant::now();
+    let Query(options) =
+        options.map_err(|e| Error::invalid("dry_run", e.body_text().to_lowercase()))?;
+    let bytes = body::read(&headers, body, app.json_limit).await?;
+    let request = request::generation(body::object(&headers, &bytes)?)?;
+    for model in &request.models {
+        tenant.check_model(model)?;
+    }
+    let plan = app.engine.plan(&request)?;
+    if options.dry_run {
+        return Ok(Json(dry_run(&plan)).into_response());
+    }
+    if plan.candidates.is_empty() {
+        return Err(plan.refusal(&app.engine));
+    }
+    let mut asked = Sha256::new();
+    asked.update(b"images/generations\0");
+    asked.update(&bytes);
+    let fingerprint: [u8; 32] = asked.finalize().into();
+    let joined = is_sdk_retry(&headers)
+        .then(|| app.engine.jobs.join(&tenant.name, &fingerprint))
+        .flatten();
+    let (job, watch) = if let Some(job) = joined {
+        let watch = job.watch();
+        tracing::info!(job = job.id, request_id = request_id.0, "a repeat joined its job");
+        (job, watch)
+    } else {
+        let job = Job::new(
+            &tenant.name,
+            &plan.model,
+            &request_id.0,
+            fingerprint,
+            app.engine.settings.deadline,
+        );
+        let watch = job.watch();
+        app.engine.start(plan, request, Arc::clone(&job));
+        (job, watch)
+    };
+    match tokio::time::timeout(app.wait, watch.outcome()).await {
+        Ok(Some(outcome)) => finished(&app, &job, outcome, Some(begun)).await,
+        Ok(None) => Err(Error::internal("a job ended without a result")),
+        Err(_) => {
+            job.abandon();
+            Err(still_running(&job))
+        }
+    }
+}
+
+/// Whether the caller's SDK says that it asks again for what it asked before.
+fn is_sdk_retry(headers: &HeaderMap) -> bool {
+    let count = headers.get("x-stainless-retry-count").and_then(|v| v.to_str().ok());
+    count.and_then(|c| c.parse::<u32>().ok()).is_some_and(|c| c > 0)
+}
+
+/// The answer of a job that is over.
+pub(super) async fn finished(
+    app: &App,
+    job: &Arc<Job>,
+    outcome: Outcome,
+    begun: Option<std::time::Instant>,
+) -> Result<Response, Error> {
+    match outcome {
+        Ok(success) => answer::images(&app.engine, job, success, begun).await,
+        // Rendered here, for an outcome is shared and an error is not cloned.
+        Err(error) => Ok(error.as_ref().into_response()),
+    }
+}
+
+/// The error of a job that is not over.
+pub(super) fn still_running(job: &Job) -> Error {
+    let mut error = Error::new(
+        Code::JobStillRunning,
+        format!("the job still runs; ask GET /v1/jobs/{} or repeat with the SDK's retry", job.id),
+    );
+    error.retry_after = Some(Duration::from_secs(5));
+    error.mediagate = Some(json!({ "job_id": job.id }));
+    error
+}
+
+fn dry_run(plan: &Plan) -> Value {
+    let mut candidates: Vec<Value> = plan
+        .candidates
+        .iter()
+        .map(|c| {
+            json!({
+                "deployment": c.served.slug(),
+                "eligible": true,
+                "reason": null,
+                "native": c.size.native_text(),
+                "adjustments": c.adjustments,
+                "cost": c.cost.as_ref().map(answer::cost),
+            })
+        })
+        .collect();
+    candidates.extend(plan.excluded.iter().map(|e| {
+        json!({
+            "deployment": e.deployment,
+            "eligible": false,
+            "reason": e.reason,
+            "native": null,
+            "adjustments": [],
+            "cost": null,
+        })
+    }));
+    json!({ "dry_run": true, "model": plan.model, "candidates": candidates })
+}

@@ -1,0 +1,126 @@
+//! `/v1/jobs`: the job behind a call, for callers that were cut off.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Query, State},
+    response::Response,
+    Extension, Json,
+};
+use serde::Deserialize;
+use serde_json::{json, Value};
+
+use super::{answer, auth::Tenant, images, render, App};
+use crate::{
+    engine::job::Job,
+    error::{Code, Error},
+};
+
+/// Which jobs to list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Filter {
+    request_id: Option<String>,
+}
+
+/// The key's jobs, newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    params(("request_id" = Option<String>, Query, description = "only the job of this request")),
+    responses((status = 200, description = "a list of jobs", body = Object)),
+    security(("key" = []))
+)]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    Query(filter): Query<Filter>,
+) -> Json<Value> {
+    let jobs = app.engine.jobs.list(&tenant.name, filter.request_id.as_deref());
+    let data: Vec<Value> = jobs.iter().map(|job| describe(job)).collect();
+    Json(json!({ "object": "list", "data": data }))
+}
+
+/// One job.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, description = "the job", body = Object),
+        (status = 404, description = "no such job", body = super::openapi::ErrorResponse),
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn retrieve(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Error> {
+    find(&app, &tenant, &id).map(|job| Json(describe(&job)))
+}
+
+/// The answer the call would have had.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/result",
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, description = "the answer of the call", body = super::openapi::ImagesResponse),
+        (status = 503, description = "it still runs", body = super::openapi::ErrorResponse),
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn result(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    Path(id): Path<String>,
+) -> Result<Response, Error> {
+    let job = find(&app, &tenant, &id)?;
+    match job.outcome() {
+        Some(outcome) => images::finished(&app, &job, outcome, None).await,
+        None => Err(images::still_running(&job)),
+    }
+}
+
+fn find(app: &App, tenant: &Tenant, id: &str) -> Result<Arc<Job>, Error> {
+    app.engine.jobs.get(&tenant.name, id).ok_or_else(|| {
+        Error::new(Code::JobNotFound, format!("there is no job {id:?} of this key")).param("id")
+    })
+}
+
+fn describe(job: &Job) -> Value {
+    let outcome = job.outcome();
+    let success = outcome.as_ref().and_then(|o| o.as_ref().ok());
+    let failure = outcome.as_ref().and_then(|o| o.as_ref().err());
+    let status = match (&success, &failure) {
+        (Some(_), _) => "succeeded",
+        (_, Some(error)) if error.code == Code::SubmitOutcomeUnknown => "unknown",
+        (_, Some(_)) => "failed",
+        _ => "running",
+    };
+    let attempts = success
+        .map(|s| json!(s.attempts))
+        .or_else(|| failure.and_then(|e| Some(e.mediagate.as_ref()?["attempts"].clone())))
+        .unwrap_or_else(|| json!([]));
+    json!({
+        "id": job.id,
+        "object": "job",
+        "task": "image.generate",
+        "status": status,
+        "model": job.model,
+        "created_at": answer::unix(job.created_at),
+        "started_at": answer::unix(job.created_at),
+        "finished_at": job.finished_at.lock().map(answer::unix),
+        "deadline_at": answer::unix(job.deadline_at),
+        "queue_position": null,
+        "progress": null,
+        "request_id": job.request_id,
+        "attempts": attempts,
+        "cost": success.and_then(|s| s.cost.as_ref()).map(answer::cost),
+        "error": failure.map(|e| render::body(e)["error"].clone()),
+        "result_url": format!("/v1/jobs/{}/result", job.id),
+        "expires_at": success
+            .and_then(|s| s.pictures.iter().find_map(|p| p.kept.as_ref()))
+            .map(|kept| answer::unix(kept.expires_at)),
+    })
+}
