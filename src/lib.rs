@@ -11,4 +11,6 @@ pub mod engine;
 pub mod media;
 pub mod store;
 
+pub mod serve;
 pub mod sim;
+pub mod telemetry;

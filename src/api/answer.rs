@@ -172,7 +172,7 @@ fn mediagate(job: &Job, success: &Success) -> Value {
                 "sha256": p.sha256,
                 "seed": p.seed,
                 "c2pa": p.c2pa,
-                "expires_at": p.kept.as_ref().map(|k| unix(k.expires_at)),
+                "expires_at": p.kept.as_ref().and_then(|k| k.expires_at),
             })
         })
         .collect();

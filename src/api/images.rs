@@ -84,6 +84,7 @@ pub(super) async fn generate(
             &tenant.name,
             &plan.model,
             &request_id.0,
+            &request.prompt,
             fingerprint,
             app.engine.settings.deadline,
         );

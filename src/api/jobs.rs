@@ -121,6 +121,6 @@ fn describe(job: &Job) -> Value {
         "result_url": format!("/v1/jobs/{}/result", job.id),
         "expires_at": success
             .and_then(|s| s.pictures.iter().find_map(|p| p.kept.as_ref()))
-            .map(|kept| answer::unix(kept.expires_at)),
+            .and_then(|kept| kept.expires_at),
     })
 }

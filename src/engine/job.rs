@@ -16,6 +16,7 @@ use providers::{
     money::Cost,
 };
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::request::Adjustment;
@@ -113,6 +114,8 @@ pub struct Job {
     pub model: String,
     /// The request that began it.
     pub request_id: String,
+    /// SHA-256 of the prompt, in hex: kept beside the pictures, where the prompt is not.
+    pub prompt_sha256: String,
     /// SHA-256 of what was asked, to recognise a repeat.
     pub fingerprint: [u8; 32],
     /// When it began.
@@ -132,6 +135,7 @@ impl Job {
         tenant: &str,
         model: &str,
         request_id: &str,
+        prompt: &str,
         fingerprint: [u8; 32],
         deadline: Duration,
     ) -> Arc<Self> {
@@ -141,6 +145,7 @@ impl Job {
             tenant: tenant.to_owned(),
             model: model.to_owned(),
             request_id: request_id.to_owned(),
+            prompt_sha256: hex::encode(Sha256::digest(prompt.as_bytes())),
             fingerprint,
             created_at: now,
             deadline_at: now + deadline,
@@ -153,6 +158,11 @@ impl Job {
     /// Says what it came to.
     pub fn finish(&self, outcome: Outcome) {
         *self.finished_at.lock() = Some(SystemTime::now());
+        self.done.send_replace(Some(outcome));
+    }
+
+    /// Puts a lighter account of the same outcome in its place.
+    pub fn replace(&self, outcome: Outcome) {
         self.done.send_replace(Some(outcome));
     }
 

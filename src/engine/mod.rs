@@ -17,7 +17,13 @@ pub mod request;
 pub mod transport;
 mod verdict;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::FutureExt as _;
 
 use parking_lot::Mutex;
 use providers::money::Money;
@@ -37,7 +43,7 @@ use self::{
 use crate::{
     error::{Code, Error},
     media::{fetch::Fetcher, pool::Pool},
-    store::{ObjectMeta, Store},
+    store::{KeyParts, ObjectMeta, Store},
 };
 
 /// What an operator can set.
@@ -190,18 +196,18 @@ impl Engine {
         self.jobs.add(&job);
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
-            let outcome = engine.run(&plan, &request, &job).await;
-            let outcome = match outcome {
+            let running = AssertUnwindSafe(engine.run(&plan, &request, &job)).catch_unwind();
+            let mut outcome =
+                running.await.unwrap_or_else(|_| Err(Error::internal("a job panicked")));
+            if !job.is_watched() {
                 // The caller is gone: what is paid is kept.
-                Ok(mut success) if !job.is_watched() => {
-                    *job.abandoned.lock() = true;
-                    match engine.keep(&job, &mut success).await {
-                        Ok(()) => Ok(success),
-                        Err(error) => Err(error),
-                    }
+                job.abandon();
+                if let Ok(success) = &mut outcome
+                    && let Err(error) = engine.keep(&job, success).await
+                {
+                    outcome = Err(error);
                 }
-                other => other,
-            };
+            }
             job.finish(outcome.map(Arc::new).map_err(Arc::new));
         });
     }
@@ -257,6 +263,34 @@ impl Engine {
         Ok(success)
     }
 
+    /// After an answer: lets go of pictures that were sent, and keeps those of an answer that
+    /// was cut off.
+    pub fn settle(self: &Arc<Self>, job: &Arc<Job>, sent: bool) {
+        let Some(Ok(success)) = job.outcome() else { return };
+        if success.pictures.iter().all(|p| p.blob.is_none()) {
+            if !sent {
+                job.abandon();
+            }
+            return;
+        }
+        let mut success = Success::clone(&success);
+        if sent {
+            for picture in &mut success.pictures {
+                picture.blob = None;
+            }
+            job.replace(Ok(Arc::new(success)));
+            return;
+        }
+        job.abandon();
+        let (engine, job) = (Arc::clone(self), Arc::clone(job));
+        self.tasks.spawn(async move {
+            match engine.keep(&job, &mut success).await {
+                Ok(()) => job.replace(Ok(Arc::new(success))),
+                Err(error) => tracing::error!(job = job.id, %error, "a cut-off result was lost"),
+            }
+        });
+    }
+
     /// Puts the pictures of a job into the store, and lets go of their bytes.
     pub async fn keep(&self, job: &Job, success: &mut Success) -> Result<(), Error> {
         for (index, picture) in success.pictures.iter_mut().enumerate() {
@@ -270,9 +304,17 @@ impl Engine {
                 deployment: success.deployment.clone(),
                 job: job.id.clone(),
                 seed: picture.seed,
-                created: job.created_at,
+                prompt_sha256: Some(job.prompt_sha256.clone()),
+                sha256: picture.sha256.clone(),
+                created: unix(job.created_at),
             };
-            let key = self.store.key(&job.tenant, &job.id, index, picture.format, job.created_at);
+            let key = self.store.key(&KeyParts {
+                project: &job.tenant,
+                date: &date(job.created_at),
+                job: &job.id,
+                index,
+                ext: picture.format.extension(),
+            });
             let kept = self.store.put(&key, &meta, &blob).await.map_err(|error| {
                 Error::new(Code::StoreUnavailable, "the picture could not be kept").because(error)
             })?;
@@ -297,6 +339,17 @@ fn delivered(piece: Piece) -> Delivered {
         revised_prompt: piece.revised_prompt,
         c2pa: ready.c2pa,
     }
+}
+
+/// Seconds since 1970.
+fn unix(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// The day, as `2026-11-21`, in UTC.
+fn date(at: SystemTime) -> String {
+    let text = humantime::format_rfc3339_seconds(at).to_string();
+    text.split('T').next().unwrap_or_default().to_owned()
 }
 
 fn unresolved(name: &str, why: Unresolved) -> Error {

@@ -1,0 +1,399 @@
+//! Runs the gateway: builds the parts from the configuration, listens, and stops in order.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api::{self, auth::Auth, App},
+    config::{self, Config},
+    engine::{
+        deliver::AmbiguityPolicy,
+        job::Jobs,
+        registry::{Enabled, Registry},
+        transport::Transport,
+        Engine, EngineSettings,
+    },
+    media::{
+        blob::Budget,
+        fetch::{FetchRules, Fetcher, HostPort},
+        pool::{self, Pool},
+    },
+    sim,
+    store::{KeyTemplate, S3Settings, Store, StoreKind, StoreSettings},
+};
+
+/// Memory that pictures on their way through may take together; beyond it they go to disk.
+const BLOB_BUDGET: usize = 128 * 1024 * 1024;
+/// What the memory store holds at most.
+const MEMORY_STORE: u64 = 512 * 1024 * 1024;
+/// A request's head must be there within this time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
+const MOST_HEADERS: usize = 100;
+
+/// Why the gateway could not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct StartError {
+    what: String,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: impl Into<String>,
+) -> impl FnOnce(E) -> StartError {
+    let what = what.into();
+    move |source| StartError { what, source: source.into() }
+}
+
+/// A gateway that listens.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    app: Arc<App>,
+    stop: CancellationToken,
+    drain: Duration,
+    accepting: JoinHandle<()>,
+}
+
+impl Running {
+    /// Stops accepting, lets accepted calls and paid jobs finish within the drain time.
+    pub async fn shut_down(self) {
+        self.app.drain();
+        self.stop.cancel();
+        let _ = self.accepting.await;
+        let tasks = &self.app.engine.tasks;
+        tasks.close();
+        if tokio::time::timeout(self.drain, tasks.wait()).await.is_err() {
+            tracing::error!(jobs = tasks.len(), "stopped before these jobs were over");
+        }
+    }
+}
+
+/// Builds everything, listens, and returns at once.
+pub async fn start(config: Config) -> Result<Running, StartError> {
+    crate::media::fetch::install_tls();
+    let listen = config.server.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(failed(format!("{listen} cannot be listened on; is it in use?")))?;
+    let address = listener.local_addr().map_err(failed("the listener has no address"))?;
+    let stop = CancellationToken::new();
+    let simulator = match config.simulator.stand_in {
+        true => Some(start_simulator(&config, &stop).await?),
+        false => None,
+    };
+    let engine = Arc::new(engine(&config, address, simulator).await?);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if simulator.is_some() {
+        tracing::warn!("SIMULATED: no provider is called and nothing is paid; set a provider key");
+    }
+    sweep(&engine, &stop);
+    let app = Arc::new(App {
+        engine,
+        auth: auth(&config),
+        json_limit: usize::try_from(config.limits.json_bytes).unwrap_or(usize::MAX),
+        wait: config.server.wait,
+        draining: false.into(),
+    });
+    let router = api::router(Arc::clone(&app));
+    let accepting = tokio::spawn(accept(listener, router, stop.clone(), config.server.drain));
+    tracing::info!(
+        %address,
+        deployments = app.engine.registry.served().len(),
+        "listening on http://{address}/v1"
+    );
+    Ok(Running { address, app, stop, drain: config.server.drain, accepting })
+}
+
+/// Serves until the process is told to stop.
+pub async fn run(config: Config) -> Result<(), StartError> {
+    let running = start(config).await?;
+    stop_signal().await;
+    tracing::info!("stopping: running jobs are finished first");
+    running.shut_down().await;
+    Ok(())
+}
+
+/// Resolves at SIGTERM or Ctrl-C.
+pub async fn stop_signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => signal.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = interrupt => {}
+        _ = terminate => {}
+    }
+}
+
+async fn engine(
+    config: &Config,
+    address: SocketAddr,
+    simulator: Option<SocketAddr>,
+) -> Result<Engine, StartError> {
+    let enabled: Vec<Enabled> = config
+        .providers
+        .values()
+        .filter_map(|provider| {
+            let base_url = match simulator {
+                Some(at) => format!("http://{at}{}", sim::mount(&provider.id)?),
+                None => provider.base_url.clone(),
+            };
+            Some(Enabled {
+                id: provider.id.clone(),
+                base_url,
+                key: match simulator {
+                    Some(_) => "simulated".to_owned(),
+                    None => provider.api_key.expose().to_owned(),
+                },
+                timeout: provider.timeout,
+                settings: provider.settings.clone(),
+                renames: provider.renames.clone(),
+                simulated: simulator.is_some(),
+            })
+        })
+        .collect();
+    let routes: BTreeMap<String, Vec<String>> =
+        config.routes.iter().map(|(name, route)| (name.clone(), route.targets.clone())).collect();
+    let registry = Registry::new(&config.catalog, &enabled, routes, config.allow_unknown)
+        .map_err(failed("a provider cannot be spoken to"))?;
+    let transport = Transport::new(Budget::new(BLOB_BUDGET))
+        .map_err(failed("the HTTP client cannot be set up"))?;
+    let mut allow: Vec<HostPort> = Vec::new();
+    for pair in &config.fetch.allow {
+        allow.push(pair.parse().map_err(failed(format!("fetch.allow: {pair:?}")))?);
+    }
+    if let Some(at) = simulator {
+        allow.push(at.to_string().parse().map_err(failed("the simulator's address"))?);
+    }
+    let rules = FetchRules { allow, own_listeners: vec![address], ..FetchRules::default() };
+    let fetcher = Fetcher::new(rules).map_err(failed("the fetcher cannot be set up"))?;
+    let pool = Pool::new(pool::Settings::default())
+        .map_err(failed("the threads for pixel work cannot be started"))?;
+    let store = store(config, address).await?;
+    let settings = EngineSettings {
+        deadline: config.jobs.image_deadline,
+        max_attempts: config.jobs.max_attempts,
+        ambiguous: match config.jobs.ambiguous {
+            config::Ambiguous::Auto => AmbiguityPolicy::Auto,
+            config::Ambiguous::Strict => AmbiguityPolicy::Strict,
+            config::Ambiguous::BoundedFailover => AmbiguityPolicy::BoundedFailover,
+        },
+        ambiguous_job_cap: config.jobs.ambiguous_job_cap,
+        allow_unpriced: config.billing.allow_unpriced,
+        ..EngineSettings::new(config.images.max_upscale, config.images.max_pixels)
+    };
+    Ok(Engine {
+        registry,
+        transport,
+        fetcher,
+        pool,
+        store,
+        jobs: Jobs::new(config.store.retention),
+        settings,
+        tasks: TaskTracker::new(),
+    })
+}
+
+async fn store(config: &Config, address: SocketAddr) -> Result<Store, StartError> {
+    let key_template: KeyTemplate = config
+        .store
+        .key_template
+        .parse()
+        .map_err(failed("store.key_template cannot be used"))?;
+    let mut signing_key = None;
+    let kind = match &config.store.kind {
+        config::StoreKind::Memory => StoreKind::Memory { max_bytes: MEMORY_STORE },
+        config::StoreKind::Disk { path } => {
+            let key = signing_key_in(path)
+                .map_err(failed(format!("the key for links cannot be kept in {}", path.display())))?;
+            signing_key = Some(key);
+            StoreKind::Disk { path: path.clone() }
+        }
+        config::StoreKind::S3(s3) => StoreKind::S3(S3Settings {
+            bucket: s3.bucket.clone(),
+            region: s3.region.clone(),
+            endpoint: s3.endpoint.clone(),
+            path_style: s3.path_style,
+            access_key: s3.access_key.expose().to_owned(),
+            secret_key: s3.secret_key.expose().to_owned(),
+            presign_ttl: s3.presign_ttl,
+            public_base_url: s3.public_base_url.clone(),
+        }),
+    };
+    let signing_key = match signing_key {
+        Some(key) => key,
+        None => fresh_key().map_err(failed("no random numbers are to be had"))?,
+    };
+    let settings = StoreSettings {
+        kind,
+        retention: config.store.retention,
+        key_template,
+        public_url: config.server.public_url(address),
+        signing_keys: vec![signing_key],
+    };
+    Store::open(settings).await.map_err(failed("the output store cannot be opened"))
+}
+
+fn fresh_key() -> io::Result<[u8; 32]> {
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
+    Ok(key)
+}
+
+/// The key that signs links, kept beside the files so that links outlive a restart.
+fn signing_key_in(media: &Path) -> io::Result<[u8; 32]> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let dir = media.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let path = dir.join("media-links.key");
+    if let Ok(text) = fs::read_to_string(&path) {
+        let mut key = [0; 32];
+        return match hex::decode_to_slice(text.trim(), &mut key) {
+            Ok(()) => Ok(key),
+            Err(e) => Err(io::Error::new(io::ErrorKind::InvalidData, e)),
+        };
+    }
+    fs::create_dir_all(dir)?;
+    let key = fresh_key()?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    io::Write::write_all(&mut file, hex::encode(key).as_bytes())?;
+    file.sync_all()?;
+    Ok(key)
+}
+
+fn auth(config: &Config) -> Auth {
+    match config.auth.mode {
+        config::AuthMode::Open => Auth::Open,
+        config::AuthMode::Keys => Auth::Keys(
+            config
+                .auth
+                .static_keys
+                .iter()
+                .map(|key| api::auth::StaticKey {
+                    name: key.name.clone(),
+                    sha256: key.sha256,
+                    models: key.models.clone(),
+                })
+                .collect(),
+        ),
+    }
+}
+
+/// The simulator on a port of its own, reached over real sockets like any provider.
+async fn start_simulator(
+    config: &Config,
+    stop: &CancellationToken,
+) -> Result<SocketAddr, StartError> {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .map_err(failed("the simulator has no port to listen on"))?;
+    let address = listener.local_addr().map_err(failed("the simulator has no address"))?;
+    let settings = sim::SimSettings {
+        queue_s: config.simulator.queue_s,
+        run_s: config.simulator.run_s,
+        sigma: config.simulator.sigma,
+        seed: config.simulator.seed,
+        ..sim::SimSettings::default()
+    };
+    let stop = stop.clone();
+    let router = sim::router(settings);
+    tokio::spawn(accept(listener, router, stop, Duration::ZERO));
+    Ok(address)
+}
+
+fn sweep(engine: &Arc<Engine>, stop: &CancellationToken) {
+    let (engine, stop) = (Arc::clone(engine), stop.clone());
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            match engine.store.sweep(now.map_or(0, |d| d.as_secs())).await {
+                Ok(swept) if swept.objects > 0 => {
+                    tracing::info!(objects = swept.objects, bytes = swept.bytes, "swept the store");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "the store could not be swept"),
+            }
+        }
+    });
+}
+
+/// Accepts connections until told to stop, then gives those that are open the drain time.
+pub async fn accept(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    drain: Duration,
+) {
+    let graceful = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for some to be given back.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        connection(stream, &router, &graceful);
+    }
+    drop(listener);
+    let mut over = pin!(graceful.shutdown());
+    let _ = tokio::time::timeout(drain, &mut over).await;
+}
+
+fn connection(stream: TcpStream, router: &Router, graceful: &GracefulShutdown) {
+    let _ = stream.set_nodelay(true);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MOST_HEADERS);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100);
+    let service = TowerToHyperService::new(router.clone());
+    let connection =
+        builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    let connection = graceful.watch(connection);
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    });
+}
