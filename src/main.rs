@@ -1,3 +1,7 @@
 //! The gateway, as one binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mediagate::cli::main()
+}

@@ -64,7 +64,10 @@ pub(super) async fn images(
         } else {
             let blob = match (&picture.blob, &picture.kept) {
                 (Some(blob), _) => blob.clone(),
-                (None, Some(kept)) => engine.store.read(kept).await.map_err(unavailable)?,
+                (None, Some(kept)) => {
+                    let budget = engine.transport.budget();
+                    engine.store.read(kept, budget).await.map_err(unavailable)?
+                },
                 (None, None) => return Err(gone()),
             };
             text.push_str("{\"b64_json\":\"");

@@ -37,7 +37,7 @@ pub(super) async fn serve(
     let opened = app.engine.store.open_signed(&signed, now).await;
     let (head, stream) = opened.map_err(|error| match error {
         StoreError::Expired => Error::new(Code::ResultExpired, "the link has expired"),
-        StoreError::NotFound | StoreError::Forged => {
+        StoreError::Unknown | StoreError::Forged => {
             Error::new(Code::FileNotFound, "there is no such file")
         }
         other => Error::new(Code::StoreUnavailable, "the file cannot be had just now")

@@ -28,8 +28,6 @@ const BACKSTOP: u32 = 4;
 /// An accepted job whose state cannot be had this often in a row, with our key refused, is lost.
 const REFUSED_POLLS: u32 = 3;
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest picture downloaded.
-const LARGEST_PICTURE: u64 = 256 * 1024 * 1024;
 
 /// What an attempt came to.
 #[derive(Debug)]
@@ -346,9 +344,6 @@ impl<'a> Drive<'a> {
         let mut fetched = self.fetcher.get(url, None).await?;
         let mut writer = BlobWriter::new(Encoding::Raw, self.transport.budget());
         while let Some(chunk) = fetched.next_chunk().await? {
-            if writer.len() + chunk.len() as u64 > LARGEST_PICTURE {
-                return Err(FetchError::TooLarge);
-            }
             writer.push(chunk).map_err(FetchError::Spool)?;
         }
         Ok(writer.finish())

@@ -65,7 +65,7 @@ pub struct EngineSettings {
     pub max_pixels: u64,
     /// How long results are kept.
     pub retention: Duration,
-    pictures: PictureLimits,
+    pub(crate) pictures: PictureLimits,
 }
 
 impl EngineSettings {

@@ -12,16 +12,12 @@ use super::{
 };
 use crate::media::{
     blob::Blob,
-    convert::{self, Conversion, DecodeLimits},
+    convert::{self, Conversion},
     plan,
-    pool::{Lane, Pool, PoolError},
-    sniff::{self, Sniffed},
+    pool::{Pool, PoolError},
+    sniff::{self, DecodeLimits, Sniffed, HEAD, TAIL},
 };
 
-/// Enough of a picture to know its kind and size, with a camera's worth of metadata before it.
-const HEAD: usize = 64 * 1024;
-/// Enough of its end to know that it is whole.
-const TAIL: usize = 64;
 /// Quality of a lossy encoder, where none is asked.
 const QUALITY: u8 = 90;
 /// The same for AVIF, whose scale is another.
@@ -95,12 +91,12 @@ pub(crate) async fn prepare(
         background: request.size.pad_color,
         pad_transparent: wanted.has_alpha(),
     };
-    let lane = if wanted == Format::Avif { Lane::Slow } else { Lane::Normal };
-    let decode = DecodeLimits { max_pixels: limits.max_pixels, ..DecodeLimits::default() };
+    let decode = decode_limits(limits);
+    let (lane, weight) = (conversion.lane(), conversion.weight(&sniffed));
     let c2pa = sniffed.c2pa;
     let resized = conversion.geometry.is_some();
     let converted = pool
-        .run(lane, from.pixels() * 4, move || {
+        .run(lane, weight, move || {
             let bytes = blob.to_bytes().map_err(|e| e.to_string())?;
             convert::convert(&bytes, &sniffed, &conversion, &decode).map_err(|e| e.to_string())
         })
@@ -159,13 +155,17 @@ pub(crate) async fn prepare(
 fn inspect(blob: &Blob, limits: PictureLimits) -> Result<Sniffed, Failure> {
     let unreadable = |e: std::io::Error| unusable(format!("the provider's picture is damaged: {e}"));
     let head = blob.head(HEAD).map_err(unreadable)?;
-    let sniffed = sniff::sniff(&head, limits.max_pixels)
+    let sniffed = sniff::sniff_within(&head, &decode_limits(limits))
         .map_err(|e| unusable(format!("the provider's bytes cannot be used: {e}")))?;
     let tail = blob.tail(TAIL).map_err(unreadable)?;
     if !sniff::is_complete(sniffed.format, blob.media_len(), &head, &tail) {
         return Err(unusable("the provider's picture is cut off".to_owned()));
     }
     Ok(sniffed)
+}
+
+fn decode_limits(limits: PictureLimits) -> DecodeLimits {
+    DecodeLimits { max_pixels: limits.max_pixels, ..DecodeLimits::default() }
 }
 
 fn unusable(message: String) -> Failure {

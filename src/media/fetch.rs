@@ -106,6 +106,9 @@ pub enum FetchError {
     /// More bytes than are taken.
     #[error("the body is longer than {0} bytes")]
     TooLarge(u64),
+    /// No room on disk for what memory could not hold.
+    #[error("the download could not be put aside")]
+    Spool(#[source] std::io::Error),
 }
 
 impl FetchError {

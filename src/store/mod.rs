@@ -19,12 +19,12 @@ mod tests;
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, stream::BoxStream};
 use providers::media::Format;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::media::blob::Blob;
+use crate::media::blob::{Blob, BlobWriter, Budget, Encoding};
 pub use key::{KeyParts, KeyTemplate, KeyTemplateError};
 pub use sign::ObjectId;
 use sign::{Claim, Signer};
@@ -288,12 +288,8 @@ impl Store {
             #[cfg(feature = "s3")]
             Backend::S3(s3) => s3.url(&kept.key).await,
             Backend::Memory(_) | Backend::Disk(_) => {
-                let claim = Claim {
-                    id: kept.id,
-                    expires_at: kept.expires_at.unwrap_or(0),
-                    key: kept.key.clone(),
-                };
-                Ok(format!("{}/media/{}", self.0.public_url, self.0.signer.sign(&claim)))
+                let token = self.0.signer.sign(&self.claim(kept));
+                Ok(format!("{}/media/{token}", self.0.public_url))
             }
         }
     }
@@ -314,6 +310,26 @@ impl Store {
             Backend::S3(_) => return Err(StoreError::Unknown),
         };
         if header.expires_at <= now { Err(StoreError::Expired) } else { Ok((header, stream)) }
+    }
+
+    /// A kept object's bytes, back in a blob.
+    pub async fn read(&self, kept: &Kept, budget: &Arc<Budget>) -> Result<Blob, StoreError> {
+        let mut stream = match &self.0.backend {
+            Backend::Memory(memory) => memory.open(&self.claim(kept))?.1,
+            Backend::Disk(disk) => disk.open_object(&self.claim(kept)).await?.1,
+            #[cfg(feature = "s3")]
+            Backend::S3(s3) => s3.read(&kept.key).await?,
+        };
+        let mut writer = BlobWriter::new(Encoding::Raw, budget);
+        while let Some(piece) = stream.next().await {
+            writer.push(piece.map_err(StoreError::Body)?).map_err(StoreError::Body)?;
+        }
+        Ok(writer.finish())
+    }
+
+    fn claim(&self, kept: &Kept) -> Claim {
+        let expires_at = kept.expires_at.unwrap_or(0);
+        Claim { id: kept.id, expires_at, key: kept.key.clone() }
     }
 
     /// Removes what is past its retention. Objects in a bucket are left to the bucket's own

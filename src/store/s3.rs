@@ -26,7 +26,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use providers::media::Format;
 
-use super::{Kept, Object, ObjectMeta, S3Settings, StoreError, blocking};
+use super::{ObjectStream, Kept, Object, ObjectMeta, S3Settings, StoreError, blocking};
 use crate::media::blob::{Blob, Pieces};
 
 /// Amazon's limit for presigned links.
@@ -109,6 +109,17 @@ impl S3 {
         let request = self.client.get_object().bucket(&self.bucket).key(key);
         let presigned = request.presigned(lifetime).await.map_err(|e| self.fault(e))?;
         Ok(presigned.uri().to_owned())
+    }
+
+    /// An object's bytes.
+    pub(super) async fn read(&self, key: &str) -> Result<ObjectStream, StoreError> {
+        let object = self.client.get_object().bucket(&self.bucket).key(key).send();
+        let body = object.await.map_err(|e| self.fault(e))?.body;
+        let pieces = futures_util::stream::try_unfold(body, |mut body| async move {
+            let piece = body.try_next().await.map_err(io::Error::other)?;
+            Ok(piece.map(|piece| (piece, body)))
+        });
+        Ok(Box::pin(pieces))
     }
 
     /// Whether the bucket is there and knows us. A key that may write but not list is fine.
