@@ -23,14 +23,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{self, auth::Auth, App},
+    api::{self, App, auth::Auth},
     config::{self, Config},
     engine::{
+        Engine, EngineSettings,
         deliver::AmbiguityPolicy,
         job::Jobs,
         registry::{Enabled, Registry},
         transport::Transport,
-        Engine, EngineSettings,
     },
     media::{
         blob::Budget,
@@ -223,17 +223,16 @@ async fn engine(
 }
 
 async fn store(config: &Config, address: SocketAddr) -> Result<Store, StartError> {
-    let key_template: KeyTemplate = config
-        .store
-        .key_template
-        .parse()
-        .map_err(failed("store.key_template cannot be used"))?;
+    let key_template: KeyTemplate =
+        config.store.key_template.parse().map_err(failed("store.key_template cannot be used"))?;
     let mut signing_key = None;
     let kind = match &config.store.kind {
         config::StoreKind::Memory => StoreKind::Memory { max_bytes: MEMORY_STORE },
         config::StoreKind::Disk { path } => {
-            let key = signing_key_in(path)
-                .map_err(failed(format!("the key for links cannot be kept in {}", path.display())))?;
+            let key = signing_key_in(path).map_err(failed(format!(
+                "the key for links cannot be kept in {}",
+                path.display()
+            )))?;
             signing_key = Some(key);
             StoreKind::Disk { path: path.clone() }
         }
@@ -282,8 +281,7 @@ fn signing_key_in(media: &Path) -> io::Result<[u8; 32]> {
     }
     fs::create_dir_all(dir)?;
     let key = fresh_key()?;
-    let mut file =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     io::Write::write_all(&mut file, hex::encode(key).as_bytes())?;
     file.sync_all()?;
     Ok(key)

@@ -14,19 +14,19 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{header, HeaderMap, HeaderValue},
+    http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
 use bytes::Bytes;
 use http_body::Frame;
 use providers::{media::Format, money::Cost};
-use serde_json::{json, Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::observe::Note;
 use crate::{
     engine::{
-        job::{Job, Success},
         Engine,
+        job::{Job, Success},
     },
     error::{Code, Error},
     media::blob::{Blob, Pieces},
@@ -67,7 +67,7 @@ pub(super) async fn images(
                 (None, Some(kept)) => {
                     let budget = engine.transport.budget();
                     engine.store.read(kept, budget).await.map_err(unavailable)?
-                },
+                }
                 (None, None) => return Err(gone()),
             };
             text.push_str("{\"b64_json\":\"");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
-    http::{header, HeaderMap},
+    http::{HeaderMap, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -109,10 +109,7 @@ fn authenticate(auth: &Auth, headers: &HeaderMap) -> Result<Tenant, Error> {
         if bool::from(key.sha256.ct_eq(&digest)) { Some(key) } else { found }
     });
     match found {
-        Some(key) => Ok(Tenant {
-            name: key.name.clone(),
-            models: Arc::new(key.models.clone()),
-        }),
+        Some(key) => Ok(Tenant { name: key.name.clone(), models: Arc::new(key.models.clone()) }),
         None => refused("the key is not known here"),
     }
 }

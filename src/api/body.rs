@@ -2,7 +2,7 @@
 
 use axum::{
     body::Body,
-    http::{header, HeaderMap},
+    http::{HeaderMap, header},
 };
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
@@ -26,9 +26,8 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Resul
     let mut body = body;
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| {
-            Error::new(Code::InvalidRequest, "the body ended early").because(e)
-        })?;
+        let frame = frame
+            .map_err(|e| Error::new(Code::InvalidRequest, "the body ended early").because(e))?;
         if let Ok(data) = frame.into_data() {
             if whole.len() + data.len() > limit {
                 return Err(too_large());

@@ -1,9 +1,9 @@
 //! Liveness and readiness.
 
-use std::sync::{atomic::Ordering, Arc};
+use std::sync::{Arc, atomic::Ordering};
 
-use axum::{extract::State, Json};
-use serde_json::{json, Value};
+use axum::{Json, extract::State};
+use serde_json::{Value, json};
 
 use super::App;
 use crate::error::{Code, Error};

@@ -3,24 +3,24 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    Extension, Json,
     body::Body,
     extract::{Query, State},
     http::HeaderMap,
     response::{IntoResponse as _, Response},
-    Extension, Json,
 };
 use serde::Deserialize;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    answer, auth::Tenant, body, observe::RequestId, openapi::ImagesRequest, openapi::ImagesResponse,
-    request, App,
+    App, answer, auth::Tenant, body, observe::RequestId, openapi::ImagesRequest,
+    openapi::ImagesResponse, request,
 };
 use crate::{
     engine::{
-        job::{Job, Outcome},
         Plan,
+        job::{Job, Outcome},
     },
     error::{Code, Error},
 };
@@ -72,9 +72,8 @@ pub(super) async fn generate(
     asked.update(b"images/generations\0");
     asked.update(&bytes);
     let fingerprint: [u8; 32] = asked.finalize().into();
-    let joined = is_sdk_retry(&headers)
-        .then(|| app.engine.jobs.join(&tenant.name, &fingerprint))
-        .flatten();
+    let joined =
+        is_sdk_retry(&headers).then(|| app.engine.jobs.join(&tenant.name, &fingerprint)).flatten();
     let (job, watch) = if let Some(job) = joined {
         let watch = job.watch();
         tracing::info!(job = job.id, request_id = request_id.0, "a repeat joined its job");

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension, Json,
     extract::{Path, Query, State},
     response::Response,
-    Extension, Json,
 };
 use serde::Deserialize;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
-use super::{answer, auth::Tenant, images, render, App};
+use super::{App, answer, auth::Tenant, images, render};
 use crate::{
     engine::job::Job,
     error::{Code, Error},

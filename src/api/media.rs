@@ -8,12 +8,12 @@ use std::{
 use axum::{
     body::Body,
     extract::{Path, State},
-    http::{header, HeaderValue},
+    http::{HeaderValue, header},
     response::Response,
 };
 use providers::media::Format;
 
-use super::{answer::unix, App};
+use super::{App, answer::unix};
 use crate::{
     error::{Code, Error},
     store::StoreError,

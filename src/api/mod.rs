@@ -17,16 +17,16 @@ mod render;
 mod request;
 
 use std::sync::{
-    atomic::{AtomicBool, Ordering},
     Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use axum::{
+    Router,
     extract::DefaultBodyLimit,
     http::Method,
     middleware,
     routing::{get, post},
-    Router,
 };
 
 use crate::{

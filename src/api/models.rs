@@ -6,14 +6,14 @@ use std::{
 };
 
 use axum::{
-    extract::{Path, Query, State},
     Extension, Json,
+    extract::{Path, Query, State},
 };
 use providers::catalog::{Deployment, SizeRule};
 use serde::Deserialize;
-use serde_json::{json, Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{auth::Tenant, App};
+use super::{App, auth::Tenant};
 use crate::{
     engine::registry::{Resolved, Served, Unresolved},
     error::{Code, Error},
@@ -149,10 +149,7 @@ fn parameters(deployments: &[&Deployment]) -> Value {
         json!({"type": "enum", "values": ["png", "jpeg", "webp", "avif", "gif"]}),
     );
     all.insert("output_compression".into(), json!({"type": "range", "min": 0, "max": 100}));
-    all.insert(
-        "response_format".into(),
-        json!({"type": "enum", "values": ["b64_json", "url"]}),
-    );
+    all.insert("response_format".into(), json!({"type": "enum", "values": ["b64_json", "url"]}));
     all.insert(
         "fit".into(),
         json!({"type": "enum", "values": ["cover", "pad", "stretch", "contain", "none"]}),

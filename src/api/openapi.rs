@@ -3,8 +3,8 @@
 use axum::Json;
 use serde::Serialize;
 use utoipa::{
-    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     Modify, OpenApi, ToSchema,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
 /// A picture request. Unknown fields go to the provider as they are.

@@ -2,7 +2,7 @@
 
 use axum::{
     body::Body,
-    http::{header, HeaderValue, StatusCode},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;

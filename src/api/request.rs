@@ -83,11 +83,7 @@ impl Fields {
         }
     }
 
-    fn choice(
-        &mut self,
-        name: &'static str,
-        allowed: &[&str],
-    ) -> Result<Option<String>, Error> {
+    fn choice(&mut self, name: &'static str, allowed: &[&str]) -> Result<Option<String>, Error> {
         let Some(word) = self.text(name)? else { return Ok(None) };
         if allowed.contains(&word.as_str()) {
             return Ok(Some(word));
@@ -223,9 +219,7 @@ fn provider_choice(fields: &mut Fields) -> Result<ProviderChoice, Error> {
     }
 }
 
-fn provider_options(
-    fields: &mut Fields,
-) -> Result<BTreeMap<String, Map<String, Value>>, Error> {
+fn provider_options(fields: &mut Fields) -> Result<BTreeMap<String, Map<String, Value>>, Error> {
     let options = fields.object("provider_options")?;
     options
         .into_iter()

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use providers::{
+    ImageCall, Usage,
     catalog::{Choice, Deployment, Drawn, SizeRule},
     media::{Format, Size, SizeWords},
     money::Cost,
-    ImageCall, Usage,
 };
 use serde_json::Value;
 
@@ -20,8 +20,7 @@ use crate::{
 };
 
 /// Quality words of the OpenAI API, old and new. Anything else is a mistake.
-const QUALITIES: [&str; 8] =
-    ["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"];
+const QUALITIES: [&str; 8] = ["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"];
 
 /// A deployment that can serve the request, and just how.
 #[derive(Clone, Debug)]
@@ -76,12 +75,8 @@ pub fn consider(
     request: &ImageRequest,
     limits: PlanLimits,
 ) -> Result<Candidate, Excluded> {
-    let mut planner = Planner {
-        served,
-        deployment: &served.deployment,
-        request,
-        adjustments: Vec::new(),
-    };
+    let mut planner =
+        Planner { served, deployment: &served.deployment, request, adjustments: Vec::new() };
     planner.plan(limits)
 }
 
@@ -115,7 +110,8 @@ impl Planner<'_> {
         let (format, compression) = self.plan_format(&size)?;
         let background = self.plan_background()?;
         let quality = self.plan_quality()?;
-        let moderation = self.plan_word("moderation", &wire.moderation, &self.request.moderation)?;
+        let moderation =
+            self.plan_word("moderation", &wire.moderation, &self.request.moderation)?;
         let style = self.plan_word("style", &wire.style, &self.request.style)?;
         let extra = self.plan_extra()?;
         let call = ImageCall {
@@ -330,12 +326,7 @@ impl Planner<'_> {
         }
     }
 
-    fn word(
-        &self,
-        param: &'static str,
-        choice: &Choice,
-        asked: &str,
-    ) -> Result<String, Excluded> {
+    fn word(&self, param: &'static str, choice: &Choice, asked: &str) -> Result<String, Excluded> {
         choice.values.get(asked).cloned().ok_or_else(|| {
             let known: Vec<&str> = choice.values.keys().map(String::as_str).collect();
             let reason = format!("{param} {asked:?} is not one of {}", known.join(", "));
@@ -347,7 +338,8 @@ impl Planner<'_> {
     fn plan_extra(&mut self) -> Result<serde_json::Map<String, Value>, Excluded> {
         let mut extra = self.request.extra.clone();
         for name in extra.keys() {
-            let reason = format!("{name} is not a field of this API; it goes to the provider as it is");
+            let reason =
+                format!("{name} is not a field of this API; it goes to the provider as it is");
             self.adjustments.push(
                 Adjustment::new("extra", AdjustmentKind::Passthrough, reason).values(
                     name.as_str(),
@@ -373,9 +365,11 @@ impl Planner<'_> {
 /// The most the candidate will cost for `n` pictures.
 fn expected_cost(candidate: &Candidate, n: u32) -> Option<Cost> {
     let deployment = &candidate.served.deployment;
-    let size = candidate.size.expected.or(deployment.default_size).unwrap_or_else(|| {
-        largest(&deployment.size)
-    });
+    let size = candidate
+        .size
+        .expected
+        .or(deployment.default_size)
+        .unwrap_or_else(|| largest(&deployment.size));
     let quality = candidate.call.quality.as_deref().filter(|q| *q != "auto");
     let drawn = Drawn { size, quality, tier: candidate.tier() };
     deployment.cost(&vec![drawn; n as usize], &Usage::default())

@@ -3,29 +3,25 @@
 //! This is the only place that tries again. A submit whose outcome nobody knows is never
 //! repeated at the same provider, and elsewhere only within what the operator allows.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures_util::future::{join_all, BoxFuture, FutureExt as _};
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use parking_lot::Mutex;
 use providers::{
+    ImageCall, Usage,
     catalog::Drawn,
     money::{Cost, Money},
-    ImageCall, Usage,
 };
 use tokio::time::Instant;
 
 use super::{
+    Engine,
     candidate::Candidate,
     drive::{Drive, Finished},
     failure::{Class, Failure},
     job::AttemptRecord,
     picture::{self, Ready},
     request::{Adjustment, ImageRequest},
-    Engine,
 };
 
 /// A rate limit that is over sooner than this is waited out.
@@ -196,8 +192,13 @@ impl Delivery<'_> {
         let image = ImageCall { n: part.count, seed: part.seed, ..candidate.call.clone() };
         let begun = Instant::now();
         let engine = self.engine;
-        let mut drive =
-            Drive::new(&engine.transport, &engine.fetcher, &candidate.served, &image, self.deadline);
+        let mut drive = Drive::new(
+            &engine.transport,
+            &engine.fetcher,
+            &candidate.served,
+            &image,
+            self.deadline,
+        );
         let driven = drive.run().await;
         let upstream = drive.upstream;
         let result = match driven {
@@ -303,8 +304,8 @@ impl Delivery<'_> {
         let mut new = Vec::new();
         let made = pieces.iter().flatten().flat_map(|p| &p.ready.adjustments);
         for adjustment in candidate.adjustments.iter().chain(made) {
-            let told = self.request.verbose
-                || adjustment.kind != super::request::AdjustmentKind::Renamed;
+            let told =
+                self.request.verbose || adjustment.kind != super::request::AdjustmentKind::Renamed;
             if told && known.insert((adjustment.param, adjustment.kind)) {
                 new.push(adjustment.clone());
             }

@@ -6,7 +6,7 @@ use providers::{
     Call, ImageCall, Output, RemoteJob, RemoteState, Reply, ReplyBody, SendKind, Source, Step,
     UpstreamError, WireRequest,
 };
-use tokio::time::{sleep_until, timeout_at, Instant};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     failure::{Class, Failure},
@@ -117,8 +117,7 @@ impl<'a> Drive<'a> {
             // Nobody knows what became of it, but the deadline is what the caller must hear.
             Err(None) => return Err(Failure::deadline()),
         };
-        self.advance(SendKind::Submit, &reply)
-            .map_err(|e| Failure::upstream(e, SendKind::Submit))
+        self.advance(SendKind::Submit, &reply).map_err(|e| Failure::upstream(e, SendKind::Submit))
     }
 
     /// Sends a request that costs nothing, again and again while it breaks.

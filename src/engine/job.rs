@@ -219,9 +219,9 @@ impl Jobs {
         let mut table = self.table.lock();
         let now = SystemTime::now();
         let fresh = |job: &Arc<Job>| {
-            job.finished_at.lock().is_none_or(|at| {
-                now.duration_since(at).is_ok_and(|age| age < self.retention)
-            })
+            job.finished_at
+                .lock()
+                .is_none_or(|at| now.duration_since(at).is_ok_and(|age| age < self.retention))
         };
         table.retain(|_, job| fresh(job));
         table.insert(job.id.clone(), Arc::clone(job));
@@ -254,9 +254,10 @@ impl Jobs {
             job.tenant == tenant
                 && job.fingerprint == *fingerprint
                 && *job.abandoned.lock()
-                && job.finished_at.lock().is_none_or(|at| {
-                    now.duration_since(at).is_ok_and(|age| age < JOIN_WINDOW)
-                })
+                && job
+                    .finished_at
+                    .lock()
+                    .is_none_or(|at| now.duration_since(at).is_ok_and(|age| age < JOIN_WINDOW))
         })?;
         *job.abandoned.lock() = false;
         Some(Arc::clone(job))

@@ -190,7 +190,7 @@ fn unescaped(escape: &[u8]) -> Option<&'static [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::{engine::general_purpose::STANDARD, Engine as _};
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
 
     fn lift(body: &str, piece: usize) -> (String, Vec<Blob>) {
         let mut lifter = Lifter::new(true, &Budget::new(usize::MAX));

@@ -212,12 +212,7 @@ impl Engine {
         });
     }
 
-    async fn run(
-        &self,
-        plan: &Plan,
-        request: &ImageRequest,
-        job: &Job,
-    ) -> Result<Success, Error> {
+    async fn run(&self, plan: &Plan, request: &ImageRequest, job: &Job) -> Result<Success, Error> {
         let delivery = Delivery {
             engine: self,
             request,

@@ -15,7 +15,7 @@ use crate::media::{
     convert::{self, Conversion},
     plan,
     pool::{Pool, PoolError},
-    sniff::{self, DecodeLimits, Sniffed, HEAD, TAIL},
+    sniff::{self, DecodeLimits, HEAD, Sniffed, TAIL},
 };
 
 /// Quality of a lossy encoder, where none is asked.
@@ -112,33 +112,27 @@ pub(crate) async fn prepare(
         .map_err(|e| unusable(format!("the provider's picture cannot be used: {e}")))?;
     if resized && request.size_text.is_some() {
         let reason = format!("the provider drew {from}; the gateway made it {}", converted.size);
-        adjustments.push(
-            Adjustment::new("size", AdjustmentKind::Resized, reason).values(
-                request.size_text.clone(),
-                from.to_string(),
-                converted.size.to_string(),
-            ),
-        );
+        adjustments.push(Adjustment::new("size", AdjustmentKind::Resized, reason).values(
+            request.size_text.clone(),
+            from.to_string(),
+            converted.size.to_string(),
+        ));
     }
     if converted.flattened {
         let reason = format!("{wanted} has no transparency; the picture was laid on pad_color");
-        adjustments.push(
-            Adjustment::new("background", AdjustmentKind::Converted, reason).values(
-                request.background.clone(),
-                "transparent",
-                "opaque",
-            ),
-        );
+        adjustments.push(Adjustment::new("background", AdjustmentKind::Converted, reason).values(
+            request.background.clone(),
+            "transparent",
+            "opaque",
+        ));
     }
     if c2pa {
         let reason = "the picture was encoded anew, so its C2PA manifest is gone";
-        adjustments.push(
-            Adjustment::new("c2pa", AdjustmentKind::Dropped, reason).values(
-                json!(null),
-                json!(true),
-                json!(false),
-            ),
-        );
+        adjustments.push(Adjustment::new("c2pa", AdjustmentKind::Dropped, reason).values(
+            json!(null),
+            json!(true),
+            json!(false),
+        ));
     }
     Ok(Ready {
         sha256: Some(digest(&converted.bytes)),
@@ -153,7 +147,8 @@ pub(crate) async fn prepare(
 
 /// What the bytes are, and that they are all there.
 fn inspect(blob: &Blob, limits: PictureLimits) -> Result<Sniffed, Failure> {
-    let unreadable = |e: std::io::Error| unusable(format!("the provider's picture is damaged: {e}"));
+    let unreadable =
+        |e: std::io::Error| unusable(format!("the provider's picture is damaged: {e}"));
     let head = blob.head(HEAD).map_err(unreadable)?;
     let sniffed = sniff::sniff_within(&head, &decode_limits(limits))
         .map_err(|e| unusable(format!("the provider's bytes cannot be used: {e}")))?;

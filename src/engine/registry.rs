@@ -7,10 +7,10 @@ use std::{
 };
 
 use providers::{
+    Adapter, Usage,
     catalog::{Catalog, Deployment, Drawn},
     media::Size,
     money::Money,
-    Adapter, Usage,
 };
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -172,8 +172,7 @@ impl Registry {
                         *path = path.replace(&format!("{{{name}}}"), value);
                     }
                 }
-                let upstream =
-                    on.renames.get(&row.model).unwrap_or(&deployment.upstream).clone();
+                let upstream = on.renames.get(&row.model).unwrap_or(&deployment.upstream).clone();
                 Arc::new(Served {
                     deployment,
                     adapter,
@@ -285,12 +284,8 @@ impl Registry {
     }
 
     fn public(&self, target: &Target) -> Result<Resolved, Unresolved> {
-        let deployments: Vec<Arc<Served>> = self
-            .served
-            .iter()
-            .filter(|s| s.deployment.model == target.model)
-            .cloned()
-            .collect();
+        let deployments: Vec<Arc<Served>> =
+            self.served.iter().filter(|s| s.deployment.model == target.model).cloned().collect();
         if deployments.is_empty() {
             return Err(Unresolved::NoProvider(self.sold_by(&target.model)));
         }
@@ -319,8 +314,7 @@ impl Registry {
     fn nearest(&self, name: &str) -> Vec<String> {
         let mut names: Vec<&String> = self.sellers.keys().chain(self.routes.keys()).collect();
         let likeness = |other: &str| {
-            let score = strsim::jaro_winkler(name, other)
-                .max(strsim::sorensen_dice(name, other));
+            let score = strsim::jaro_winkler(name, other).max(strsim::sorensen_dice(name, other));
             (score * 1e6) as u64
         };
         names.sort_by_cached_key(|n| (std::cmp::Reverse(likeness(&n.to_lowercase())), n.len()));

@@ -131,8 +131,7 @@ impl Adjustment {
         native: impl Into<Value>,
         delivered: impl Into<Value>,
     ) -> Self {
-        (self.asked, self.native, self.delivered) =
-            (asked.into(), native.into(), delivered.into());
+        (self.asked, self.native, self.delivered) = (asked.into(), native.into(), delivered.into());
         self
     }
 

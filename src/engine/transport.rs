@@ -8,9 +8,9 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use providers::{Body, Part, PartValue, Reply, ReplyBody, WireRequest};
 use reqwest::{
-    header::{HeaderMap, HeaderName, HeaderValue, CONTENT_TYPE, USER_AGENT},
-    redirect::Policy,
     Client, Method, RequestBuilder, Response,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
+    redirect::Policy,
 };
 
 use super::lift::Lifter;
@@ -188,11 +188,8 @@ async fn read(
     let kind = content_type(response.headers());
     let is_media = kind.starts_with("image/") || kind == "application/octet-stream";
     let broken = |e: Box<dyn StdError + Send + Sync>| TransportError::MaybeSent(e);
-    let next = async |response: &mut Response| match tokio::time::timeout(
-        timeout,
-        response.chunk(),
-    )
-    .await
+    let next = async |response: &mut Response| match tokio::time::timeout(timeout, response.chunk())
+        .await
     {
         Ok(chunk) => chunk.map_err(|e| broken(e.into())),
         Err(_) => Err(TransportError::Timeout),

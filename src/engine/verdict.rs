@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
+    Engine, Plan,
     failure::{Class, Failure},
     job::{AttemptRecord, MissingPicture},
-    Engine, Plan,
 };
 use crate::error::{Code, Error};
 
@@ -74,11 +74,7 @@ fn code(class: Class) -> Code {
 
 /// One missing picture of a job that delivered others.
 pub(crate) fn missing(index: usize, failure: &Failure) -> MissingPicture {
-    MissingPicture {
-        index,
-        code: code(failure.class).name(),
-        message: failure.message.clone(),
-    }
+    MissingPicture { index, code: code(failure.class).name(), message: failure.message.clone() }
 }
 
 /// The error of a job that delivered nothing, or not all where all were required.

@@ -14,6 +14,10 @@ pub struct SimSettings {
     pub x: u8,
 }
 /// x
-pub fn mount(_: &str) -> Option<&'static str> { None }
+pub fn mount(_: &str) -> Option<&'static str> {
+    None
+}
 /// x
-pub fn router(_: SimSettings) -> axum::Router { axum::Router::new() }
+pub fn router(_: SimSettings) -> axum::Router {
+    axum::Router::new()
+}

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use providers::media::Format;
 
-use super::{ObjectStream, Kept, Object, ObjectMeta, S3Settings, StoreError, blocking};
+use super::{Kept, Object, ObjectMeta, ObjectStream, S3Settings, StoreError, blocking};
 use crate::media::blob::{Blob, Pieces};
 
 /// Amazon's limit for presigned links.
