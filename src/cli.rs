@@ -1,1 +1,169 @@
-//! Command line.
+//! The command line: one binary, many hats.
+//!
+//! Exit codes: 0 all is well, 1 something failed while running, 2 the command line or the
+//! configuration cannot be used.
+
+mod catalog;
+mod check;
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+/// One OpenAI-compatible address in front of every maker of pictures.
+///
+/// Without a command it serves. Without a configuration file it listens on 127.0.0.1:4000 and
+/// switches on every provider whose usual key variable is set (OPENAI_API_KEY, FAL_KEY,
+/// REPLICATE_API_TOKEN, ...); where none is set a simulator stands in for all of them.
+#[derive(Debug, Parser)]
+#[command(name = "mediagate", version, after_help = EXAMPLES)]
+struct Cli {
+    /// The configuration file [default: $MEDIAGATE_CONFIG, else ./mediagate.toml if there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mediagate                                     serve on 127.0.0.1:4000
+  mediagate serve --config mediagate.toml       serve as a file says
+  mediagate check --config mediagate.toml       is the file good?
+  mediagate catalog --provider fal              what fal sells, and for how much
+  mediagate simulate --listen 127.0.0.1:4100    every provider at once, on one port
+
+Exit codes: 0 all is well, 1 failed while running, 2 bad command line or configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API (the default)
+    Serve(ServeArgs),
+    /// Read the configuration and the catalogue and say what is wrong with them
+    Check,
+    /// List the models on sale: who sells them, in which sizes and formats, for how much
+    Catalog(CatalogArgs),
+    /// Print the version
+    Version,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct ServeArgs {
+    /// Listen here instead of `server.listen`; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+struct CatalogArgs {
+    /// As JSON, with everything that is known
+    #[arg(long)]
+    json: bool,
+    /// Only what this provider sells
+    #[arg(long, value_name = "ID")]
+    provider: Option<String>,
+}
+
+/// Why a command ended badly.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The command line or the configuration.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else.
+    #[error("{0}")]
+    Runtime(String),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Runtime(format!("the output cannot be written: {error}"))
+    }
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let failure = match run(&cli, &mut io::stdout().lock()) {
+        Ok(()) => return ExitCode::SUCCESS,
+        // A reader that has seen enough, such as `head`, is no failure.
+        Err(Failure::Runtime(text)) if text.contains("Broken pipe") => return ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    let mut errors = io::stderr().lock();
+    for line in failure.to_string().lines() {
+        // Nobody is left to tell where standard error cannot be written.
+        let _ = writeln!(errors, "error: {line}");
+    }
+    ExitCode::from(match failure {
+        Failure::Usage(_) => 2,
+        Failure::Runtime(_) => 1,
+    })
+}
+
+fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
+    let load = |listen| Config::load(cli.config.as_deref(), listen);
+    match &cli.command {
+        None | Some(Command::Serve(_)) => {
+            Err(Failure::Runtime("this build cannot serve yet".to_owned()))
+        }
+        Some(Command::Check) => check::run(&load(cli.serve.listen)?, out),
+        Some(Command::Catalog(args)) => {
+            catalog::run(&load(None)?.catalog, args.provider.as_deref(), args.json, out)
+        }
+        Some(Command::Version) => Ok(writeln!(out, "mediagate {}", env!("CARGO_PKG_VERSION"))?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serving_is_the_default() {
+        for (words, listen) in [
+            (&["mediagate"][..], None),
+            (&["mediagate", "serve", "--listen", "127.0.0.1:0"], Some("127.0.0.1:0")),
+            (&["mediagate", "--listen", "127.0.0.1:0"], Some("127.0.0.1:0")),
+        ] {
+            let cli = Cli::try_parse_from(words).unwrap();
+            let given = match cli.command {
+                Some(Command::Serve(args)) => args.listen,
+                None => cli.serve.listen,
+                other => panic!("{words:?}: {other:?}"),
+            };
+            assert_eq!(given.map(|a| a.to_string()).as_deref(), listen, "{words:?}");
+        }
+        assert!(Cli::try_parse_from(["mediagate", "serv"]).is_err());
+    }
+
+    #[test]
+    fn the_version_is_that_of_the_package() {
+        let cli = Cli::try_parse_from(["mediagate", "version"]).unwrap();
+        let mut out = Vec::new();
+        run(&cli, &mut out).unwrap();
+        assert_eq!(out, format!("mediagate {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+    }
+}

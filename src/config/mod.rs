@@ -142,13 +142,9 @@ pub struct StoreConfig {
     pub kind: StoreKind,
     /// How long they are kept.
     pub retention: Duration,
-    /// Their names: [`KEY_PLACEHOLDERS`] in braces are filled in.
+    /// Their names, a text that [`KeyTemplate`](crate::store::KeyTemplate) reads.
     pub key_template: String,
 }
-
-/// What may stand in braces in `store.key_template`.
-pub const KEY_PLACEHOLDERS: &[&str] =
-    &["project", "date", "job", "index", "ext", "model", "provider"];
 
 /// The kind of place where pictures are kept.
 #[derive(Clone, Debug)]
@@ -326,14 +322,16 @@ pub const DEFAULT_FILE: &str = "mediagate.toml";
 
 impl Config {
     /// Reads the file named, else that of `MEDIAGATE_CONFIG`, else `mediagate.toml` where there
-    /// is one, else none.
-    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+    /// is one, else none. `listen` goes before `server.listen`.
+    pub fn load(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<Self, ConfigError> {
         let env = |name: &str| real_variable(name);
         let named = path
             .map(Path::to_path_buf)
             .or_else(|| env("MEDIAGATE_CONFIG").filter(|text| !text.is_empty()).map(PathBuf::from));
         let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
-        let Some(path) = named.or_else(default) else { return Self::parse(None, &env) };
+        let Some(path) = named.or_else(default) else {
+            return sections::config(None, &env, EMBEDDED, listen);
+        };
         let text = fs::read_to_string(&path).map_err(|e| ConfigError {
             file: Some(path.clone()),
             problems: vec![Problem {
@@ -342,12 +340,12 @@ impl Config {
                 message: format!("the configuration file cannot be read: {e}"),
             }],
         })?;
-        Self::parse(Some(File { path: &path, text: &text }), &env)
+        sections::config(Some(File { path: &path, text: &text }), &env, EMBEDDED, listen)
     }
 
     /// Reads a file's text, or what holds without one. `env` looks a variable up.
     pub fn parse(file: Option<File<'_>>, env: &Lookup<'_>) -> Result<Self, ConfigError> {
-        sections::config(file, env, EMBEDDED)
+        sections::config(file, env, EMBEDDED, None)
     }
 }
 

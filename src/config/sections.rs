@@ -12,11 +12,12 @@ use super::{
 
 const MIB: u64 = 1 << 20;
 
-/// Reads everything. `built_in` is the catalogue as (name, text).
+/// Reads everything. `built_in` is the catalogue as (name, text), `listen` goes before the file.
 pub(super) fn config(
     file: Option<File<'_>>,
     env: &Lookup<'_>,
     built_in: &[(&str, &str)],
+    listen: Option<SocketAddr>,
 ) -> Result<Config, ConfigError> {
     let path = file.map(|f| f.path.to_path_buf());
     let reader = Reader::new(file.map_or("", |f| f.text), env);
@@ -27,7 +28,7 @@ pub(super) fn config(
     let mut resolved = providers::resolve(&reader, &catalog, in_file);
     simulator.stand_in = resolved.stand_in;
     providers::fill_paths(&mut catalog, &resolved.on);
-    let server = server(&top.child("server"));
+    let server = server(&top.child("server"), listen);
     let auth = auth(&top.child("auth"), file.is_some(), &server);
     if auth.mode == AuthMode::Keys && auth.static_keys.is_empty() {
         resolved.warnings.push("auth.static_keys is empty: every call will be refused".to_owned());
@@ -69,10 +70,10 @@ pub(super) fn config(
     if problems.is_empty() { Ok(config) } else { Err(ConfigError { file: path, problems }) }
 }
 
-fn server(section: &Section<'_>) -> ServerConfig {
-    let listen = section.parsed("listen", check::address);
+fn server(section: &Section<'_>, listen: Option<SocketAddr>) -> ServerConfig {
+    let in_file = section.parsed("listen", check::address);
     let admin_listen = section.parsed("admin_listen", check::address);
-    let listen = listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4000)));
+    let listen = listen.or(in_file).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4000)));
     if let Some(admin) = admin_listen
         && admin.port() == listen.port()
         && admin.port() != 0

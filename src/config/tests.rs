@@ -48,7 +48,7 @@ fn parse_with(text: Option<&str>, env: &[(&str, &str)]) -> Result<Config, Config
     let lookup = |name: &str| {
         env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     };
-    sections::config(file, &lookup, &[("acme", ACME), ("blue", &blue())])
+    sections::config(file, &lookup, &[("acme", ACME), ("blue", &blue())], None)
 }
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -268,8 +268,8 @@ fn bad_values_say_key_value_and_example() {
         ("[auth]\nmode = \"opne\"", &["\"opne\" is not one of keys, open; did you mean \"open\"?"]),
         ("[store]\nretention = 72", &["store.retention: 72 has no unit; write for example"]),
         ("[store]\nretention = \"72\"", &["store.retention: \"72\" has no unit"]),
-        ("[store]\nkey_template = \"{job}-{index}-{nope}\"", &["unknown {nope}; known: {project}"]),
-        ("[store]\nkey_template = \"{job}\"", &["needs {job} and {index}"]),
+        ("[store]\nkey_template = \"{job}-{index}-{nope}\"", &["unknown placeholder {nope}"]),
+        ("[store]\nkey_template = \"{job}\"", &["{index} is missing"]),
         (
             "[store]\nbucket = \"b\"",
             &["store.bucket: has no effect here; it needs store.kind = \"s3\""],
