@@ -7,6 +7,7 @@ mod catalog;
 mod check;
 
 use std::{
+    error::Error,
     io::{self, Write},
     net::SocketAddr,
     path::PathBuf,
@@ -14,8 +15,12 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Builder;
 
-use crate::config::{Config, ConfigError};
+use crate::{
+    config::{Config, ConfigError},
+    serve, telemetry,
+};
 
 /// One OpenAI-compatible address in front of every maker of pictures.
 ///
@@ -119,15 +124,35 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     let load = |listen| Config::load(cli.config.as_deref(), listen);
     match &cli.command {
-        None | Some(Command::Serve(_)) => {
-            Err(Failure::Runtime("this build cannot serve yet".to_owned()))
-        }
+        None => serve(load(cli.serve.listen)?),
+        Some(Command::Serve(args)) => serve(load(args.listen.or(cli.serve.listen))?),
         Some(Command::Check) => check::run(&load(cli.serve.listen)?, out),
         Some(Command::Catalog(args)) => {
             catalog::run(&load(None)?.catalog, args.provider.as_deref(), args.json, out)
         }
         Some(Command::Version) => Ok(writeln!(out, "mediagate {}", env!("CARGO_PKG_VERSION"))?),
     }
+}
+
+fn serve(config: Config) -> Result<(), Failure> {
+    telemetry::start(&config.log);
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(config.server.workers)
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Runtime(format!("the threads cannot be started: {e}")))?;
+    runtime.block_on(serve::run(config)).map_err(|e| Failure::Runtime(chain(&e)))
+}
+
+/// An error with its sources, outermost first.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
 }
 
 #[cfg(test)]

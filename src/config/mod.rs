@@ -286,7 +286,7 @@ pub struct SimulatorConfig {
 
 impl Default for SimulatorConfig {
     fn default() -> Self {
-        Self { stand_in: false, queue_s: 0.3, run_s: 1.0, sigma: 0.3, seed: 1 }
+        Self { stand_in: false, queue_s: 0.6, run_s: 1.5, sigma: 0.25, seed: 1 }
     }
 }
 
