@@ -431,3 +431,17 @@ fn a_directory_adds_to_the_catalogue() {
         "{problems}"
     );
 }
+
+/// The worked example of `docs/adding-a-provider.md`, as an operator adds it.
+#[test]
+fn the_example_provider_needs_no_code() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/brightbrush/catalog");
+    let text = format!(
+        "[catalog]\ndir = {:?}\n[providers.brightbrush]\napi_key = \"k\"\n\
+         [routes.hero]\ntargets = [\"brightbrush-2\", \"flux-1.1-pro\"]",
+        dir.display().to_string()
+    );
+    let file = File { path: Path::new("mediagate.toml"), text: &text };
+    let config = Config::parse(Some(file), &|_| None).unwrap();
+    assert_eq!(config.providers["brightbrush"].base_url, "https://api.brightbrush.example/v1");
+}

@@ -262,9 +262,14 @@ pub(crate) fn entries(dir: &Path) -> Vec<String> {
 
 /// Every case as (provider, scenario, what was read).
 pub(crate) fn cases() -> Vec<(String, String, Check<Case>)> {
+    cases_in(&root())
+}
+
+/// The cases of another folder of fixtures.
+pub(crate) fn cases_in(root: &Path) -> Vec<(String, String, Check<Case>)> {
     let mut all = Vec::new();
-    for provider in entries(&root()) {
-        let dir = root().join(&provider);
+    for provider in entries(root) {
+        let dir = root.join(&provider);
         if provider.starts_with('_') || !dir.is_dir() {
             continue;
         }

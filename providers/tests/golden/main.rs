@@ -8,15 +8,18 @@ mod case;
 mod compare;
 mod drive;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use providers::{
     ADAPTERS,
-    catalog::{Catalog, Deployment, Wire},
+    catalog::{Catalog, Deployment, EMBEDDED, Wire},
 };
 use serde_json::{Map, Value};
 
-use case::{Case, cases};
+use case::{Case, cases, cases_in};
 use drive::{called, check};
 
 #[test]
@@ -117,4 +120,21 @@ fn every_adapter_and_every_request_shape_of_the_catalogue_has_a_happy_fixture() 
     }
     let missing: Vec<&String> = missing.values().collect();
     assert!(missing.is_empty(), "no happy fixture for the request shape of {missing:?}");
+}
+
+/// The worked example of `docs/adding-a-provider.md`: nothing but its files is new.
+#[test]
+fn a_provider_of_a_known_dialect_is_one_file_and_one_folder() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/brightbrush");
+    let text = std::fs::read_to_string(example.join("catalog/brightbrush.toml")).unwrap();
+    let files = EMBEDDED.iter().copied().chain([("brightbrush", text.as_str())]);
+    let catalog = Catalog::parse(files).unwrap();
+    let mut done: BTreeSet<String> = BTreeSet::new();
+    for (provider, scenario, case) in cases_in(&example.join("fixtures")) {
+        check(&catalog, &provider, &case.unwrap()).unwrap_or_else(|e| panic!("{scenario}:\n{e}"));
+        done.insert(scenario);
+    }
+    assert!(done.iter().any(|s| happy(s)) && done.len() >= 3, "{done:?}");
+    let row = catalog.deployments().find(|d| d.slug() == "brightbrush/brightbrush-2");
+    assert_eq!(row.map(|d| d.upstream.as_str()), Some("bb-2-2026-09"));
 }
