@@ -1,23 +1,89 @@
-//! The provider simulator.
-/// x
-#[derive(Debug, Clone, Default)]
+//! The provider simulator: every vendor at once on one listener, each under its own path.
+//!
+//! It plays the vendors' true wire protocols, strictly: what the vendor would refuse is refused
+//! here in the vendor's words. It shares no code with the adapters and no data with the
+//! catalogue, so that it can prove them wrong. One file per dialect ([`openai`], [`fal`], ...),
+//! its models in `data/`, around common parts:
+//!
+//! 1. [`router`] turns a request into an [`Exchange`](exchange::Exchange) and finds the fault
+//!    that is switched on, if any ([`faults`]).
+//! 2. The dialect checks key, content type and fields ([`schema`], [`size`]) and takes a job
+//!    ([`jobs`]), whose pictures begin to be drawn at once ([`gallery`], [`draw`], [`encode`]).
+//! 3. Replies tell the job's state by the time that has passed; pictures come inline or from
+//!    [`files`], by URLs that expire.
+
+mod azure;
+mod bfl;
+mod data;
+mod draw;
+mod encode;
+mod exchange;
+mod fal;
+mod faults;
+mod files;
+mod form;
+mod gallery;
+mod gemini;
+mod jobs;
+mod openai;
+mod replicate;
+mod rng;
+mod schema;
+mod server;
+mod size;
+mod stability;
+mod studio;
+mod together;
+mod vendor;
+
+pub use faults::{FaultRate, UnknownFault};
+pub use server::{router, serve};
+
+use gallery::Gallery;
+use jobs::Jobs;
+
+/// How the simulator behaves.
+#[derive(Clone, Debug)]
 pub struct SimSettings {
-    /// x
+    /// Median seconds a job waits in the queue.
     pub queue_s: f64,
-    /// x
+    /// Median seconds the work takes.
     pub run_s: f64,
-    /// x
+    /// Spread of both: the standard deviation of their logarithm.
     pub sigma: f64,
-    /// x
+    /// Decides all that is left to chance.
     pub seed: u64,
-    /// x
-    pub x: u8,
+    /// The path under which the router is mounted, without a trailing slash; empty at the root.
+    pub base_path: String,
+    /// Faults that happen now and then.
+    pub faults: Vec<FaultRate>,
 }
-/// x
-pub fn mount(_: &str) -> Option<&'static str> {
-    None
+
+impl Default for SimSettings {
+    /// About two seconds a picture, so that a first try is quick.
+    fn default() -> Self {
+        Self {
+            queue_s: 0.6,
+            run_s: 1.5,
+            sigma: 0.25,
+            seed: 1,
+            base_path: String::new(),
+            faults: Vec::new(),
+        }
+    }
 }
-/// x
-pub fn router(_: SimSettings) -> axum::Router {
-    axum::Router::new()
+
+/// The path behind the listener's address that stands for a provider's base URL; none if the
+/// simulator does not play it.
+pub fn mount(provider: &str) -> Option<&'static str> {
+    vendor::Vendor::named(provider).map(vendor::Vendor::mount)
+}
+
+/// A running simulator.
+pub(crate) struct Sim {
+    settings: SimSettings,
+    jobs: Jobs,
+    gallery: Gallery,
+    /// Signs the URLs of pictures.
+    secret: [u8; 16],
 }

@@ -1,0 +1,95 @@
+//! From a valid order to the pictures of a job: what the dialects share beyond the wire.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::time::sleep_until;
+
+use super::{
+    data::Order,
+    draw::{Scene, Veil},
+    encode::Recipe,
+    exchange::{Exchange, Problem},
+    faults::Kind,
+    jobs::Job,
+};
+
+/// What a dialect knows about the pictures beside their order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wish<'a> {
+    /// The text.
+    pub prompt: &'a str,
+    /// The seed, if one was given.
+    pub seed: Option<u64>,
+    /// Without a background.
+    pub transparent: bool,
+    /// Quality of a lossy format, 0 to 100.
+    pub quality: Option<u8>,
+    /// How a safety filter hides them.
+    pub veil: Veil,
+}
+
+/// The pictures of an order. Without a seed chance gives one below 2^31.
+pub(crate) fn recipes(x: &Exchange, model: &str, order: &Order, wish: &Wish<'_>) -> Vec<Recipe> {
+    let seed = wish.seed.unwrap_or_else(|| x.sim.jobs.chance() >> 33);
+    (0..u64::from(order.count))
+        .map(|index| {
+            let caption =
+                format!("{} / {model}  {}  seed {}", x.vendor.name(), order.size, seed + index);
+            Recipe {
+                scene: Scene {
+                    size: order.size,
+                    prompt: wish.prompt.to_owned(),
+                    caption,
+                    seed: seed.wrapping_add(index),
+                    transparent: wish.transparent && order.format.has_alpha(),
+                    veil: wish.veil,
+                },
+                format: order.format,
+                quality: wish.quality.unwrap_or(85),
+                harm: x.harm(),
+            }
+        })
+        .collect()
+}
+
+/// Takes a job and begins to draw.
+pub(crate) fn take(
+    x: &Exchange,
+    model: &str,
+    request: Value,
+    work: Result<Vec<Recipe>, Problem>,
+) -> Job {
+    for recipe in work.iter().flatten() {
+        x.sim.gallery.order(recipe);
+    }
+    x.sim.jobs.take(x.vendor, model, request, work, x.fault.clone(), x.extra_time())
+}
+
+/// The whole of a synchronous call: takes the job, waits for its end, gives the pictures.
+pub(crate) async fn work(
+    x: &Exchange,
+    model: &str,
+    recipes: Vec<Recipe>,
+) -> Result<(Job, Vec<Bytes>), Problem> {
+    let failed = x.fault(Kind::Failed).is_some();
+    let job =
+        take(x, model, Value::Null, if failed { Err(Problem::Internal) } else { Ok(recipes) });
+    sleep_until(job.ends()).await;
+    let mut pictures = Vec::new();
+    for recipe in job.work.clone()? {
+        let picture = x.sim.gallery.picture(&recipe).await;
+        pictures.push(picture.map_err(|error| {
+            tracing::error!(error, "the simulator could not draw");
+            Problem::Internal
+        })?);
+    }
+    x.sim.jobs.notice(&job.id);
+    Ok((job, pictures))
+}
+
+/// Seconds with a fraction.
+pub(crate) fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,168 @@
+//! The vendors the simulator plays.
+
+use axum::response::Response;
+
+use super::{
+    azure, bfl,
+    exchange::{Exchange, Problem},
+    fal, gemini, openai, replicate, stability, together,
+};
+
+/// A vendor the simulator plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Vendor {
+    OpenAi,
+    Azure,
+    Together,
+    Fal,
+    Replicate,
+    Bfl,
+    Gemini,
+    Stability,
+}
+
+/// Which request of a call it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// The one that is paid.
+    #[default]
+    Submit,
+    /// Asks for a job's state.
+    Poll,
+    /// Fetches a finished job's answer.
+    Result,
+    /// Downloads a picture.
+    File,
+    /// Anything else.
+    Other,
+}
+
+impl Stage {
+    /// The word for it in switches and statistics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Submit => "submit",
+            Self::Poll => "poll",
+            Self::Result => "result",
+            Self::File => "file",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl Vendor {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::OpenAi,
+        Self::Azure,
+        Self::Together,
+        Self::Fal,
+        Self::Replicate,
+        Self::Bfl,
+        Self::Gemini,
+        Self::Stability,
+    ];
+
+    /// The first segment of its paths.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Azure => "azure",
+            Self::Together => "together",
+            Self::Fal => "fal",
+            Self::Replicate => "replicate",
+            Self::Bfl => "bfl",
+            Self::Gemini => "gemini",
+            Self::Stability => "stability",
+        }
+    }
+
+    /// The path that stands for its base URL, version segment included.
+    pub(crate) const fn mount(self) -> &'static str {
+        match self {
+            Self::OpenAi => "/openai/v1",
+            Self::Azure => "/azure/openai",
+            Self::Together => "/together/v1",
+            Self::Fal => "/fal",
+            Self::Replicate => "/replicate/v1",
+            Self::Bfl => "/bfl/v1",
+            Self::Gemini => "/gemini/v1beta",
+            Self::Stability => "/stability/v2beta",
+        }
+    }
+
+    /// The vendor of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|vendor| vendor.name() == name)
+    }
+
+    /// Its models, as text.
+    pub(crate) const fn data(self) -> &'static str {
+        match self {
+            Self::OpenAi => include_str!("data/openai.toml"),
+            Self::Azure => include_str!("data/azure.toml"),
+            Self::Together => include_str!("data/together.toml"),
+            Self::Fal => include_str!("data/fal.toml"),
+            Self::Replicate => include_str!("data/replicate.toml"),
+            Self::Bfl => include_str!("data/bfl.toml"),
+            Self::Gemini => include_str!("data/gemini.toml"),
+            Self::Stability => include_str!("data/stability.toml"),
+        }
+    }
+
+    /// Whether it works through a queue of jobs.
+    pub(crate) const fn has_jobs(self) -> bool {
+        matches!(self, Self::Fal | Self::Replicate | Self::Bfl)
+    }
+
+    /// Whether it hands out URLs of pictures.
+    pub(crate) const fn has_files(self) -> bool {
+        self.has_jobs() || matches!(self, Self::Together)
+    }
+
+    /// Seconds a result can be fetched.
+    pub(crate) const fn keeps_s(self) -> u64 {
+        match self {
+            Self::Bfl => 600,
+            _ => 3600,
+        }
+    }
+
+    /// Which request it is, and of which job.
+    pub(crate) fn place(self, x: &Exchange) -> (Stage, Option<String>) {
+        match self {
+            Self::Fal => fal::place(x),
+            Self::Replicate => replicate::place(x),
+            Self::Bfl => bfl::place(x),
+            _ if x.method == http::Method::POST => (Stage::Submit, None),
+            _ => (Stage::Other, None),
+        }
+    }
+
+    /// Plays the vendor.
+    pub(crate) async fn answer(self, x: &Exchange) -> Result<Response, Problem> {
+        match self {
+            Self::OpenAi => openai::answer(x).await,
+            Self::Azure => azure::answer(x).await,
+            Self::Together => together::answer(x).await,
+            Self::Fal => fal::answer(x),
+            Self::Replicate => replicate::answer(x).await,
+            Self::Bfl => bfl::answer(x),
+            Self::Gemini => gemini::answer(x).await,
+            Self::Stability => stability::answer(x).await,
+        }
+    }
+
+    /// A refusal, as the vendor words it.
+    pub(crate) fn refuse(self, problem: &Problem) -> Response {
+        match self {
+            Self::OpenAi => openai::refuse(problem),
+            Self::Azure => azure::refuse(problem),
+            Self::Together => together::refuse(problem),
+            Self::Fal => fal::refuse(problem),
+            Self::Replicate => replicate::refuse(problem),
+            Self::Bfl => bfl::refuse(problem),
+            Self::Gemini => gemini::refuse(problem),
+            Self::Stability => stability::refuse(problem),
+        }
+    }
+}
