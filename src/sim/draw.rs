@@ -206,10 +206,10 @@ fn enlarge(canvas: Canvas, size: Size) -> Result<Canvas, String> {
 
 /// Film grain: without it a picture would weigh a tenth of what a vendor's does.
 fn grain(canvas: &mut Canvas, rng: &mut Rng) {
-    let noise: Vec<i8> = (0..16_384).map(|_| (rng.next() % 5) as i8 - 2).collect();
+    let noise: Vec<i8> = (0..16_384).map(|_| (rng.draw() % 5) as i8 - 2).collect();
     let row = canvas.size.width as usize * canvas.channels;
     for line in canvas.data.chunks_exact_mut(row) {
-        let start = rng.next() as usize % noise.len();
+        let start = rng.draw() as usize % noise.len();
         let specks = noise.iter().cycle().skip(start);
         if canvas.channels == 4 {
             for (pixel, speck) in line.chunks_exact_mut(4).zip(specks) {

@@ -200,24 +200,3 @@ mod tests {
         assert_eq!(reader.info().bit_depth, png::BitDepth::One);
     }
 }
-#[cfg(test)]
-mod look {
-    use super::*;
-    #[test]
-    fn look() {
-        for seed in 0..4 {
-            let scene = Scene { size: providers::media::Size::new(1024, 1024), prompt: "a watercolour fox reading a newspaper in a small café by the sea, morning light, 35 mm".into(), caption: "fal / fal-ai/flux/dev  1024x1024  seed 42".into(), seed, transparent: seed == 3, veil: crate::sim::draw::Veil::Clear };
-            let t = std::time::Instant::now();
-            let c = paint(&scene).unwrap();
-            let p = t.elapsed();
-            let b = encode(&c, Format::Png, 90).unwrap();
-            println!("{p:?} {:?} {}", t.elapsed() - p, b.len());
-            std::fs::write(format!("/tmp/sim-{seed}.png"), &b).unwrap();
-            println!(
-                "jpeg {} webp {}",
-                encode(&c, Format::Jpeg, 90).unwrap().len(),
-                encode(&c, Format::Webp, 90).unwrap().len()
-            );
-        }
-    }
-}

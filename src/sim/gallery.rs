@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    panic::catch_unwind,
     sync::{Arc, OnceLock, mpsc},
     thread,
 };
@@ -38,14 +39,20 @@ impl Gallery {
     pub(crate) fn new() -> Self {
         let (orders, queue) = mpsc::channel::<Arc<Frame>>();
         let queue = Arc::new(Mutex::new(queue));
-        let painters = thread::available_parallelism().map_or(1, usize::from).min(4);
+        // One core is left to those who serve.
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let painters = cores.saturating_sub(1).clamp(1, 4);
         for i in 0..painters {
             let queue = Arc::clone(&queue);
             let work = move || {
                 loop {
                     let order = queue.lock().recv();
                     let Ok(frame) = order else { return };
-                    frame.picture.get_or_init(|| frame.recipe.make());
+                    frame.picture.get_or_init(|| {
+                        // A panic must not leave those who wait for the picture waiting.
+                        catch_unwind(|| frame.recipe.make())
+                            .unwrap_or_else(|_| Err("the painter panicked".to_owned()))
+                    });
                     frame.hung.notify_waiters();
                 }
             };

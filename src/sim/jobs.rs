@@ -203,7 +203,7 @@ impl Jobs {
 
     /// A number that no client can foresee but the same seed repeats.
     pub(crate) fn chance(&self) -> u64 {
-        self.inner.lock().rng.next()
+        self.inner.lock().rng.draw()
     }
 
     /// Whether something of this probability happens.
