@@ -95,7 +95,7 @@ pub struct Error {
     /// When to come back, where a repeat makes sense.
     pub retry_after: Option<Duration>,
     /// Attempts and job id, shown beside the error.
-    pub mediagate: Option<serde_json::Value>,
+    pub mediagate: Option<Box<serde_json::Value>>,
     /// For the log only.
     pub source: Option<Box<dyn StdError + Send + Sync>>,
 }

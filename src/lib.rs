@@ -9,6 +9,7 @@ pub mod error;
 pub mod api;
 pub mod engine;
 pub mod media;
+pub mod metrics;
 pub mod store;
 
 pub mod serve;

@@ -37,6 +37,7 @@ use crate::{
         fetch::{FetchRules, Fetcher, HostPort},
         pool::{self, Pool},
     },
+    metrics::Metrics,
     sim,
     store::{KeyTemplate, S3Settings, Store, StoreKind, StoreSettings},
 };
@@ -47,7 +48,7 @@ const BLOB_BUDGET: usize = 128 * 1024 * 1024;
 const MEMORY_STORE: u64 = 512 * 1024 * 1024;
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-const SWEEP_EVERY: Duration = Duration::from_secs(300);
+const SWEEP_EVERY: Duration = Duration::from_mins(5);
 const MOST_HEADERS: usize = 100;
 
 /// Why the gateway could not start.
@@ -100,10 +101,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .map_err(failed(format!("{listen} cannot be listened on; is it in use?")))?;
     let address = listener.local_addr().map_err(failed("the listener has no address"))?;
     let stop = CancellationToken::new();
-    let simulator = match config.simulator.stand_in {
-        true => Some(start_simulator(&config, &stop).await?),
-        false => None,
-    };
+    let simulator =
+        if config.simulator.stand_in { Some(start_simulator(&config, &stop).await?) } else { None };
     let engine = Arc::new(engine(&config, address, simulator).await?);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -117,10 +116,19 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         auth: auth(&config),
         json_limit: usize::try_from(config.limits.json_bytes).unwrap_or(usize::MAX),
         wait: config.server.wait,
+        cors_origins: config.server.cors_origins.clone(),
         draining: false.into(),
     });
-    let router = api::router(Arc::clone(&app));
+    let router = api::router(Arc::clone(&app), &config.server.cors_origins);
     let accepting = tokio::spawn(accept(listener, router, stop.clone(), config.server.drain));
+    if let Some(listen) = config.server.admin_listen {
+        let admin = TcpListener::bind(listen)
+            .await
+            .map_err(failed(format!("{listen} cannot be listened on; is it in use?")))?;
+        let router = api::admin_router(Arc::clone(&app));
+        tokio::spawn(accept(admin, router, stop.clone(), Duration::ZERO));
+        tracing::info!(address = %listen, "metrics on http://{listen}/metrics");
+    }
     tracing::info!(
         %address,
         deployments = app.engine.registry.served().len(),
@@ -216,6 +224,7 @@ async fn engine(
         fetcher,
         pool,
         store,
+        metrics: Metrics::default(),
         jobs: Jobs::new(config.store.retention),
         settings,
         tasks: TaskTracker::new(),

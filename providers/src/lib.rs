@@ -128,6 +128,7 @@ pub struct ImageCall {
 }
 
 /// What the engine is to do next.
+#[expect(clippy::large_enum_variant, reason = "one at a time, moved a few times per attempt")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Send this and hand over the reply.

@@ -104,7 +104,7 @@ pub(super) async fn images(
         model: success.model.clone(),
         deployment: success.deployment.clone(),
         attempts: success.attempts.len(),
-        upstream_ms: success.upstream.as_millis() as u64,
+        upstream: success.upstream,
         cost_usd: success.cost.as_ref().map(|c| c.total().to_string()).unwrap_or_default(),
     });
     Ok(response)

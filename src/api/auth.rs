@@ -122,17 +122,18 @@ pub(super) async fn guard_open_mode(
     next: Next,
 ) -> Response {
     if matches!(app.auth, Auth::Open)
-        && let Err(error) = check_local(&request)
+        && let Err(error) = check_local(&request, &app.cors_origins)
     {
         return error.into_response();
     }
     next.run(request).await
 }
 
-fn check_local(request: &Request) -> Result<(), Error> {
+fn check_local(request: &Request, origins: &[String]) -> Result<(), Error> {
     let headers = request.headers();
     let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
-    let host = text(header::HOST).or_else(|| request.uri().authority().map(|a| a.as_str()));
+    let host =
+        text(header::HOST).or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
     if !host.is_some_and(is_loopback) {
         return Err(Error::new(
             Code::EndpointNotAllowed,
@@ -141,12 +142,9 @@ fn check_local(request: &Request) -> Result<(), Error> {
         ));
     }
     if let Some(origin) = headers.get(header::ORIGIN) {
-        let local = origin
-            .to_str()
-            .ok()
-            .and_then(|o| o.split_once("://"))
-            .is_some_and(|(_, host)| is_loopback(host));
-        if !local {
+        let origin = origin.to_str().unwrap_or_default();
+        let local = origin.split_once("://").is_some_and(|(_, host)| is_loopback(host));
+        if !local && !origins.iter().any(|o| o == origin) {
             return Err(Error::new(
                 Code::EndpointNotAllowed,
                 "this gateway runs without keys and does not serve web pages of other origins",

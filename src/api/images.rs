@@ -76,6 +76,7 @@ pub(super) async fn generate(
         is_sdk_retry(&headers).then(|| app.engine.jobs.join(&tenant.name, &fingerprint)).flatten();
     let (job, watch) = if let Some(job) = joined {
         let watch = job.watch();
+        app.engine.metrics.joins.inc();
         tracing::info!(job = job.id, request_id = request_id.0, "a repeat joined its job");
         (job, watch)
     } else {
@@ -128,7 +129,7 @@ pub(super) fn still_running(job: &Job) -> Error {
         format!("the job still runs; ask GET /v1/jobs/{} or repeat with the SDK's retry", job.id),
     );
     error.retry_after = Some(Duration::from_secs(5));
-    error.mediagate = Some(json!({ "job_id": job.id }));
+    error.mediagate = Some(Box::new(json!({ "job_id": job.id })));
     error
 }
 

@@ -10,6 +10,7 @@ mod health;
 mod images;
 mod jobs;
 mod media;
+mod metrics;
 mod models;
 mod observe;
 mod openapi;
@@ -29,6 +30,8 @@ use axum::{
     routing::{get, post},
 };
 
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
 use crate::{
     engine::Engine,
     error::{Code, Error},
@@ -47,6 +50,8 @@ pub struct App {
     pub json_limit: usize,
     /// Longest time a caller is kept waiting before it is told that its job still runs.
     pub wait: std::time::Duration,
+    /// Web origins that may call from a browser.
+    pub cors_origins: Vec<String>,
     /// Set once the process is told to stop.
     pub draining: AtomicBool,
 }
@@ -59,7 +64,7 @@ impl App {
 }
 
 /// The routes of the data listener.
-pub fn router(app: Arc<App>) -> Router {
+pub fn router(app: Arc<App>, cors_origins: &[String]) -> Router {
     let open = Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -78,8 +83,35 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::guard_open_mode))
-        .layer(middleware::from_fn(observe::observe))
+        .layer(cors(cors_origins))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), observe::observe))
         .with_state(app)
+}
+
+/// The routes of the operator's listener.
+pub fn admin_router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/openapi.json", get(openapi::serve))
+        .route("/metrics", get(metrics::serve))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(app)
+}
+
+/// What browsers of the named origins may do; none are named by default.
+fn cors(origins: &[String]) -> CorsLayer {
+    let allowed = if origins.iter().any(|o| o == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|o| o.parse().ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers(tower_http::cors::Any)
+        .expose_headers(tower_http::cors::Any)
 }
 
 async fn unknown_path(uri: axum::http::Uri) -> Error {

@@ -1,17 +1,17 @@
 //! What happens to every request: an id, a guard against panics, and one log line.
 
-use std::{panic::AssertUnwindSafe, time::Instant};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
-    extract::Request,
+    extract::{MatchedPath, Request, State},
     http::HeaderValue,
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
 
-use super::{auth::Tenant, render::Rendered};
-use crate::error::Error;
+use super::{App, auth::Tenant, render::Rendered};
+use crate::{error::Error, metrics::RequestLabels};
 
 /// The request's id: the caller's own, or one of ours.
 #[derive(Clone, Debug)]
@@ -24,16 +24,24 @@ pub(super) struct Note {
     pub(super) model: String,
     pub(super) deployment: String,
     pub(super) attempts: usize,
-    pub(super) upstream_ms: u64,
+    pub(super) upstream: std::time::Duration,
     pub(super) cost_usd: String,
 }
 
 /// Wraps every request.
-pub(super) async fn observe(mut request: Request, next: Next) -> Response {
+pub(super) async fn observe(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let begun = Instant::now();
     let id = request_id(&request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "unknown".to_owned(), |m| m.as_str().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
     let handled = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response =
@@ -46,6 +54,13 @@ pub(super) async fn observe(mut request: Request, next: Next) -> Response {
     let key = response.extensions().get::<Tenant>().map(|t| t.name.clone()).unwrap_or_default();
     let ms = begun.elapsed().as_millis() as u64;
     let note = response.extensions().get::<Note>().cloned().unwrap_or_default();
+    let metrics = &app.engine.metrics;
+    metrics.requests.get_or_create(&RequestLabels { route, status, code }).inc();
+    metrics.request_seconds.observe(begun.elapsed().as_secs_f64());
+    if note.attempts > 0 {
+        let own = begun.elapsed().saturating_sub(note.upstream);
+        metrics.overhead_seconds.observe(own.as_secs_f64());
+    }
     // Signed links are bearer secrets.
     let path = if path.starts_with("/media/") { "/media/***" } else { &path };
     tracing::info!(
@@ -60,7 +75,7 @@ pub(super) async fn observe(mut request: Request, next: Next) -> Response {
         deployment = note.deployment,
         attempts = note.attempts,
         ms,
-        upstream_ms = note.upstream_ms,
+        upstream_ms = note.upstream.as_millis() as u64,
         cost_usd = note.cost_usd,
         "request"
     );

@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::Error;
 
@@ -24,7 +24,7 @@ pub(super) fn body(error: &Error) -> serde_json::Value {
         }
     });
     if let Some(details) = &error.mediagate {
-        body["mediagate"] = details.clone();
+        body["mediagate"] = Value::clone(details);
     }
     body
 }

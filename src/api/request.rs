@@ -223,13 +223,13 @@ fn provider_options(fields: &mut Fields) -> Result<BTreeMap<String, Map<String, 
     let options = fields.object("provider_options")?;
     options
         .into_iter()
-        .map(|(provider, value)| match value {
-            Value::Object(map) => Ok((provider, map)),
-            _ => {
-                let param = format!("provider_options.{provider}");
-                let message = format!("{param} is not an object");
-                Err(Error::invalid(param, message))
+        .map(|(provider, value)| {
+            if let Value::Object(map) = value {
+                return Ok((provider, map));
             }
+            let param = format!("provider_options.{provider}");
+            let message = format!("{param} is not an object");
+            Err(Error::invalid(param, message))
         })
         .collect()
 }

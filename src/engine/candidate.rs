@@ -110,9 +110,12 @@ impl Planner<'_> {
         let (format, compression) = self.plan_format(&size)?;
         let background = self.plan_background()?;
         let quality = self.plan_quality()?;
-        let moderation =
-            self.plan_word("moderation", &wire.moderation, &self.request.moderation)?;
-        let style = self.plan_word("style", &wire.style, &self.request.style)?;
+        let moderation = self.plan_word(
+            "moderation",
+            wire.moderation.as_ref(),
+            self.request.moderation.as_ref(),
+        )?;
+        let style = self.plan_word("style", wire.style.as_ref(), self.request.style.as_ref())?;
         let extra = self.plan_extra()?;
         let call = ImageCall {
             prompt: self.request.prompt.clone(),
@@ -304,8 +307,8 @@ impl Planner<'_> {
     fn plan_word(
         &mut self,
         param: &'static str,
-        choice: &Option<Choice>,
-        asked: &Option<String>,
+        choice: Option<&Choice>,
+        asked: Option<&String>,
     ) -> Result<Option<String>, Excluded> {
         match (choice, asked) {
             (_, None) => Ok(None),

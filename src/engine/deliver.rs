@@ -127,11 +127,11 @@ impl Delivery<'_> {
                 again = false;
                 match (failure.class, failure.retry_after) {
                     (Class::NotSent, _) => continue,
-                    (Class::RateLimited, Some(wait)) if wait <= SHORT_LIMIT => {
-                        if Instant::now() + wait < self.deadline {
-                            tokio::time::sleep(wait).await;
-                            continue;
-                        }
+                    (Class::RateLimited, Some(wait))
+                        if wait <= SHORT_LIMIT && Instant::now() + wait < self.deadline =>
+                    {
+                        tokio::time::sleep(wait).await;
+                        continue;
                     }
                     _ => {}
                 }
@@ -209,8 +209,11 @@ impl Delivery<'_> {
             Ok(_) => "ok",
             Err(failure) => failure.outcome,
         };
+        let slug = candidate.served.slug();
+        engine.metrics.attempt(&slug, outcome, begun.elapsed());
+        engine.metrics.polled(&candidate.served.deployment.provider, drive.polls);
         let record = AttemptRecord {
-            deployment: candidate.served.slug(),
+            deployment: slug,
             outcome,
             ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
@@ -287,7 +290,11 @@ impl Delivery<'_> {
             .map(|p| Drawn { size: p.ready.drawn, quality, tier: candidate.tier() })
             .collect();
         let mut shared = self.shared.lock();
-        if let Some(cost) = candidate.served.deployment.cost(&drawn, usage) {
+        let cost = candidate.served.deployment.cost(&drawn, usage);
+        let provider = &candidate.served.deployment.provider;
+        let nanos = cost.as_ref().map_or(0, |c| c.total().nanos());
+        self.engine.metrics.delivered(provider, drawn.len() as u64, nanos);
+        if let Some(cost) = cost {
             shared.cost.merge(cost);
         }
         let add = |sum: &mut Option<u64>, more: Option<u64>| {

@@ -47,6 +47,8 @@ pub(crate) struct Drive<'a> {
     pub(crate) deadline: Instant,
     /// Time spent waiting for the provider.
     pub(crate) upstream: Duration,
+    /// Status requests sent.
+    pub(crate) polls: u64,
     job: Option<RemoteJob>,
     /// The request whose reply held the output, to ask again for a link that has expired.
     again: Option<(SendKind, WireRequest)>,
@@ -68,6 +70,7 @@ impl<'a> Drive<'a> {
             image,
             deadline,
             upstream: Duration::ZERO,
+            polls: 0,
             job: None,
             again: None,
             blobs: Vec::new(),
@@ -195,6 +198,7 @@ impl<'a> Drive<'a> {
                     if Instant::now() >= self.deadline {
                         return Err(Failure::deadline());
                     }
+                    self.polls += 1;
                     match self.exchange(&poll).await {
                         Err(None) => return Err(Failure::deadline()),
                         Err(Some(_)) => continue,

@@ -8,7 +8,7 @@ use super::transport::TransportError;
 
 /// What a failure allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// Nothing reached the provider: once more here, then elsewhere.
     NotSent,
     /// The provider asks to slow down: after a short hint once more here, else elsewhere.
@@ -37,28 +37,28 @@ pub enum Class {
 
 /// A failed attempt.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// What it allows.
-    pub class: Class,
+    pub(crate) class: Class,
     /// The word in `attempts` and logs.
-    pub outcome: &'static str,
+    pub(crate) outcome: &'static str,
     /// For the caller: no key, no URL.
-    pub message: String,
+    pub(crate) message: String,
     /// The field the provider complains of.
-    pub param: Option<String>,
+    pub(crate) param: Option<String>,
     /// When the provider wants to be asked again.
-    pub retry_after: Option<Duration>,
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Failure {
     /// A failure with a text for the caller.
-    pub fn new(class: Class, outcome: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(class: Class, outcome: &'static str, message: impl Into<String>) -> Self {
         Self { class, outcome, message: message.into(), param: None, retry_after: None }
     }
 
     /// What a refusal means after a request of this kind. Once a job is accepted, a broken
     /// answer says nothing about the job.
-    pub fn upstream(error: UpstreamError, sent: SendKind) -> Self {
+    pub(crate) fn upstream(error: UpstreamError, sent: SendKind) -> Self {
         let submitted = sent == SendKind::Submit;
         let class = match error.fault {
             Fault::Credential | Fault::Balance | Fault::UnknownModel => Class::Operator,
@@ -81,7 +81,7 @@ impl Failure {
     }
 
     /// What a broken connection means after a request of this kind.
-    pub fn transport(error: &TransportError, sent: SendKind) -> Self {
+    pub(crate) fn transport(error: &TransportError, sent: SendKind) -> Self {
         let submitted = sent == SendKind::Submit;
         let (class, outcome) = match error {
             TransportError::NotSent(_) if submitted => (Class::NotSent, "unreachable"),
@@ -95,12 +95,12 @@ impl Failure {
     }
 
     /// The deadline passed.
-    pub fn deadline() -> Self {
+    pub(crate) fn deadline() -> Self {
         Self::new(Class::Deadline, "deadline_exceeded", "the job did not finish in time")
     }
 
     /// Whether another deployment may be tried.
-    pub fn fails_over(&self) -> bool {
+    pub(crate) fn fails_over(&self) -> bool {
         matches!(
             self.class,
             Class::NotSent

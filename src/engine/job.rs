@@ -206,7 +206,7 @@ pub struct Jobs {
 }
 
 /// A repeat of a finished request by the SDK joins it for this long.
-const JOIN_WINDOW: Duration = Duration::from_secs(15 * 60);
+const JOIN_WINDOW: Duration = Duration::from_mins(15);
 
 impl Jobs {
     /// An empty table whose finished jobs are forgotten after `retention`.

@@ -43,6 +43,7 @@ use self::{
 use crate::{
     error::{Code, Error},
     media::{fetch::Fetcher, pool::Pool},
+    metrics::Metrics,
     store::{KeyParts, ObjectMeta, Store},
 };
 
@@ -72,14 +73,14 @@ impl EngineSettings {
     /// Settings with the documented defaults.
     pub fn new(max_upscale: f64, max_pixels: u64) -> Self {
         Self {
-            deadline: Duration::from_secs(600),
+            deadline: Duration::from_mins(10),
             max_attempts: 3,
             ambiguous: AmbiguityPolicy::default(),
             ambiguous_job_cap: Money::from_nanos(100_000_000),
             allow_unpriced: false,
             max_upscale,
             max_pixels,
-            retention: Duration::from_secs(72 * 3600),
+            retention: Duration::from_hours(72),
             pictures: PictureLimits { max_upscale, max_pixels },
         }
     }
@@ -98,6 +99,8 @@ pub struct Engine {
     pub pool: Pool,
     /// Finished pictures.
     pub store: Store,
+    /// What an operator can watch.
+    pub metrics: Metrics,
     /// Running and lately finished jobs.
     pub jobs: Jobs,
     /// What the operator set.
@@ -137,7 +140,7 @@ impl Engine {
             if plan.model.is_empty() {
                 plan.model.clone_from(&resolved.model);
             }
-            self.add_candidates(&mut plan, name, resolved, request, limits);
+            add_candidates(&mut plan, name, resolved, request, limits);
         }
         if plan.candidates.is_empty() && plan.excluded.is_empty() {
             return Err(missing.unwrap_or_else(|| {
@@ -152,53 +155,16 @@ impl Engine {
         Ok(plan)
     }
 
-    fn add_candidates(
-        &self,
-        plan: &mut Plan,
-        name: &str,
-        resolved: Resolved,
-        request: &ImageRequest,
-        limits: PlanLimits,
-    ) {
-        let choice = &request.providers;
-        for served in resolved.deployments {
-            let provider = &served.deployment.provider;
-            if choice.ignore.contains(provider)
-                || (!choice.only.is_empty() && !choice.only.contains(provider))
-            {
-                continue;
-            }
-            match candidate::consider(&served, request, limits) {
-                Ok(_) if resolved.substituted && request.strict => plan.excluded.push(Excluded {
-                    deployment: served.slug(),
-                    code: Code::UnsupportedParameter,
-                    param: "model",
-                    reason: format!("strict: {name} is retired; {} stands in", resolved.model),
-                }),
-                Ok(mut candidate) => {
-                    if resolved.substituted {
-                        let reason = format!("{name} is no longer sold");
-                        let now = resolved.model.as_str();
-                        candidate.adjustments.push(
-                            Adjustment::new("model", AdjustmentKind::Substituted, reason)
-                                .values(name, now, now),
-                        );
-                    }
-                    plan.candidates.push(Arc::new(candidate));
-                }
-                Err(excluded) => plan.excluded.push(excluded),
-            }
-        }
-    }
-
     /// Starts a planned job. It goes on when the caller hangs up.
     pub fn start(self: &Arc<Self>, plan: Plan, request: ImageRequest, job: Arc<Job>) {
         self.jobs.add(&job);
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
+            engine.metrics.running.inc();
             let running = AssertUnwindSafe(engine.run(&plan, &request, &job)).catch_unwind();
             let mut outcome =
                 running.await.unwrap_or_else(|_| Err(Error::internal("a job panicked")));
+            engine.metrics.running.dec();
             if !job.is_watched() {
                 // The caller is gone: what is paid is kept.
                 job.abandon();
@@ -318,6 +284,45 @@ impl Engine {
             picture.blob = None;
         }
         Ok(())
+    }
+}
+
+/// Adds a model's deployments to a plan: as candidates, or as excluded with the reason.
+fn add_candidates(
+    plan: &mut Plan,
+    name: &str,
+    resolved: Resolved,
+    request: &ImageRequest,
+    limits: PlanLimits,
+) {
+    let choice = &request.providers;
+    for served in resolved.deployments {
+        let provider = &served.deployment.provider;
+        if choice.ignore.contains(provider)
+            || (!choice.only.is_empty() && !choice.only.contains(provider))
+        {
+            continue;
+        }
+        match candidate::consider(&served, request, limits) {
+            Ok(_) if resolved.substituted && request.strict => plan.excluded.push(Excluded {
+                deployment: served.slug(),
+                code: Code::UnsupportedParameter,
+                param: "model",
+                reason: format!("strict: {name} is retired; {} stands in", resolved.model),
+            }),
+            Ok(mut candidate) => {
+                if resolved.substituted {
+                    let reason = format!("{name} is no longer sold");
+                    let now = resolved.model.as_str();
+                    candidate.adjustments.push(
+                        Adjustment::new("model", AdjustmentKind::Substituted, reason)
+                            .values(name, now, now),
+                    );
+                }
+                plan.candidates.push(Arc::new(candidate));
+            }
+            Err(excluded) => plan.excluded.push(excluded),
+        }
     }
 }
 

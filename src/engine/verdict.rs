@@ -12,7 +12,7 @@ use super::{
 use crate::error::{Code, Error};
 
 /// The longest wait a caller is advised.
-const LONGEST_ADVICE: Duration = Duration::from_secs(120);
+const LONGEST_ADVICE: Duration = Duration::from_mins(2);
 /// The wait advised where no provider named one.
 const USUAL_ADVICE: Duration = Duration::from_secs(5);
 
@@ -115,6 +115,6 @@ pub(crate) fn error(failures: &[Failure], attempts: &[AttemptRecord], job: &str)
     if code.should_retry() {
         error.retry_after = Some(hint.unwrap_or(USUAL_ADVICE).min(LONGEST_ADVICE));
     }
-    error.mediagate = Some(json!({ "job_id": job, "attempts": attempts }));
+    error.mediagate = Some(Box::new(json!({ "job_id": job, "attempts": attempts })));
     error
 }

@@ -178,7 +178,7 @@ impl Blob {
             Encoding::Base64 => {
                 let padding = self
                     .stored(self.len.saturating_sub(2), 2)
-                    .map_or(0, |tail| tail.iter().filter(|b| **b == b'=').count() as u64);
+                    .map_or(0, |tail| tail.iter().rev().take_while(|b| **b == b'=').count() as u64);
                 (self.len / 4 * 3).saturating_sub(padding)
             }
         }
