@@ -15,11 +15,16 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use tokio::runtime::Builder;
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+};
 
 use crate::{
     config::{Config, ConfigError},
-    serve, telemetry,
+    serve,
+    sim::{self, FaultRate, SimSettings},
+    telemetry,
 };
 
 /// One OpenAI-compatible address in front of every maker of pictures.
@@ -53,6 +58,9 @@ Exit codes: 0 all is well, 1 failed while running, 2 bad command line or configu
 enum Command {
     /// Serve the API (the default)
     Serve(ServeArgs),
+    /// Play every provider at once on one port, with their true protocols and no bill
+    #[command(after_help = FAULTS)]
+    Simulate(SimulateArgs),
     /// Read the configuration and the catalogue and say what is wrong with them
     Check,
     /// List the models on sale: who sells them, in which sizes and formats, for how much
@@ -66,6 +74,38 @@ struct ServeArgs {
     /// Listen here instead of `server.listen`; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+}
+
+const FAULTS: &str = "\
+Each provider has its own path: point its base_url at http://ADDR:PORT/openai/v1, /fal,
+/replicate/v1, ... The same switches as --fault work for one call, in the path
+(/x/429=30/fal) or in the prompt ([[fault:moderated]]). /sim/stats counts requests.";
+
+#[derive(Debug, Args)]
+struct SimulateArgs {
+    /// Listen here; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4100")]
+    listen: SocketAddr,
+    /// Median seconds a job waits in the queue
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    queue_s: Option<f64>,
+    /// Median seconds the work takes
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    run_s: Option<f64>,
+    /// Spread of both; 0 is none
+    #[arg(long, value_parser = seconds)]
+    sigma: Option<f64>,
+    /// Decides all that is left to chance
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A fault that happens now and then, such as 429=0.1 or 500@poll=0.05; may be repeated
+    #[arg(long, value_name = "KIND[@STAGE][=VALUE]=RATE")]
+    fault: Vec<FaultRate>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|n| (0.0..=3600.0).contains(n));
+    number.ok_or_else(|| "a number from 0 to 3600 is wanted".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -126,6 +166,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     match &cli.command {
         None => serve(load(cli.serve.listen)?),
         Some(Command::Serve(args)) => serve(load(args.listen.or(cli.serve.listen))?),
+        Some(Command::Simulate(args)) => simulate(args, out),
         Some(Command::Check) => check::run(&load(cli.serve.listen)?, out),
         Some(Command::Catalog(args)) => {
             catalog::run(&load(None)?.catalog, args.provider.as_deref(), args.json, out)
@@ -136,12 +177,46 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
 
 fn serve(config: Config) -> Result<(), Failure> {
     telemetry::start(&config.log);
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(config.server.workers)
+    runtime(Some(config.server.workers))?
+        .block_on(serve::run(config))
+        .map_err(|e| Failure::Runtime(chain(&e)))
+}
+
+fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let usual = SimSettings::default();
+    let settings = SimSettings {
+        queue_s: args.queue_s.unwrap_or(usual.queue_s),
+        run_s: args.run_s.unwrap_or(usual.run_s),
+        sigma: args.sigma.unwrap_or(usual.sigma),
+        seed: args.seed.unwrap_or(usual.seed),
+        faults: args.fault.clone(),
+        ..usual
+    };
+    runtime(None)?.block_on(async {
+        let cannot = |e| Failure::Runtime(format!("{} cannot be listened on: {e}", args.listen));
+        let listener = TcpListener::bind(args.listen).await.map_err(cannot)?;
+        let address = listener.local_addr()?;
+        writeln!(
+            out,
+            "every provider is simulated on http://{address}; mediagate simulate --help"
+        )?;
+        out.flush()?;
+        tokio::select! {
+            ended = sim::serve(listener, settings) => Ok(ended?),
+            () = serve::stop_signal() => Ok(()),
+        }
+    })
+}
+
+fn runtime(workers: Option<usize>) -> Result<Runtime, Failure> {
+    let mut builder = Builder::new_multi_thread();
+    if let Some(workers) = workers {
+        builder.worker_threads(workers);
+    }
+    builder
         .enable_all()
         .build()
-        .map_err(|e| Failure::Runtime(format!("the threads cannot be started: {e}")))?;
-    runtime.block_on(serve::run(config)).map_err(|e| Failure::Runtime(chain(&e)))
+        .map_err(|e| Failure::Runtime(format!("the threads cannot be started: {e}")))
 }
 
 /// An error with its sources, outermost first.
