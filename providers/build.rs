@@ -1,7 +1,5 @@
 //! Embeds `catalog/*.toml` into the crate, so that one binary is enough. Nothing else.
 
-#![expect(clippy::disallowed_methods, reason = "this is how cargo talks to a build script")]
-
 use std::{env, error::Error, fmt::Write as _, fs, path::Path};
 
 #[expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts this way")]
