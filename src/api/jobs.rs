@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{Path, Query, State},
+    extract::{Query, State, rejection::QueryRejection},
     response::Response,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{App, answer, auth::Tenant, images, render};
+use super::{App, answer, auth::Tenant, images, path::Path, render};
 use crate::{
     engine::job::Job,
     error::{Code, Error},
@@ -33,11 +33,13 @@ pub(super) struct Filter {
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Extension(tenant): Extension<Tenant>,
-    Query(filter): Query<Filter>,
-) -> Json<Value> {
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Json<Value>, Error> {
+    let Query(filter) =
+        filter.map_err(|e| Error::invalid("request_id", e.body_text().to_lowercase()))?;
     let jobs = app.engine.jobs.list(&tenant.name, filter.request_id.as_deref());
     let data: Vec<Value> = jobs.iter().map(|job| describe(job)).collect();
-    Json(json!({ "object": "list", "data": data }))
+    Ok(Json(json!({ "object": "list", "data": data })))
 }
 
 /// One job.
@@ -54,7 +56,7 @@ pub(super) async fn list(
 pub(super) async fn retrieve(
     State(app): State<Arc<App>>,
     Extension(tenant): Extension<Tenant>,
-    Path(id): Path<String>,
+    Path(id): Path,
 ) -> Result<Json<Value>, Error> {
     find(&app, &tenant, &id).map(|job| Json(describe(&job)))
 }
@@ -73,7 +75,7 @@ pub(super) async fn retrieve(
 pub(super) async fn result(
     State(app): State<Arc<App>>,
     Extension(tenant): Extension<Tenant>,
-    Path(id): Path<String>,
+    Path(id): Path,
 ) -> Result<Response, Error> {
     let job = find(&app, &tenant, &id)?;
     match job.outcome() {

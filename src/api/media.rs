@@ -7,13 +7,13 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderValue, header},
     response::Response,
 };
 use providers::media::Format;
 
-use super::{App, answer::unix};
+use super::{App, answer::unix, path::Path};
 use crate::{
     error::{Code, Error},
     store::StoreError,
@@ -31,7 +31,7 @@ use crate::{
 )]
 pub(super) async fn serve(
     State(app): State<Arc<App>>,
-    Path(signed): Path<String>,
+    Path(signed): Path,
 ) -> Result<Response, Error> {
     let now = unix(SystemTime::now());
     let opened = app.engine.store.open_signed(&signed, now).await;

@@ -14,6 +14,7 @@ mod metrics;
 mod models;
 mod observe;
 mod openapi;
+mod path;
 mod render;
 mod request;
 

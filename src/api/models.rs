@@ -7,13 +7,13 @@ use std::{
 
 use axum::{
     Extension, Json,
-    extract::{Path, Query, State},
+    extract::{Query, State},
 };
 use providers::catalog::{Deployment, SizeRule};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{App, auth::Tenant};
+use super::{App, auth::Tenant, path::Path};
 use crate::{
     engine::registry::{Resolved, Served, Unresolved},
     error::{Code, Error},
@@ -72,7 +72,7 @@ pub(super) async fn list(
 pub(super) async fn retrieve(
     State(app): State<Arc<App>>,
     Extension(tenant): Extension<Tenant>,
-    Path(id): Path<String>,
+    Path(id): Path,
 ) -> Result<Json<Value>, Error> {
     tenant.check_model(&id)?;
     match app.engine.registry.resolve(&id) {

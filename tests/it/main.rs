@@ -1,4 +1,8 @@
 //! The one integration binary: real sockets, real servers behind them.
 
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod s3;
+#[cfg(test)]
+mod support;
