@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) usage: Usage,
     pub(crate) adjustments: Vec<Adjustment>,
     pub(crate) upstream: Duration,
+    /// When the first of the providers that ask to slow down will take work again.
+    pub(crate) retry_after: Option<Duration>,
     /// What was put at risk by going on after an unknown outcome.
     at_risk: Money,
 }
@@ -226,7 +228,11 @@ impl Delivery<'_> {
                 "attempt failed"
             );
         }
+        let limit = result.as_ref().err().filter(|f| f.class == Class::RateLimited);
         let mut shared = self.shared.lock();
+        if let Some(wait) = limit.and_then(|f| f.retry_after) {
+            shared.retry_after = Some(shared.retry_after.map_or(wait, |known| known.min(wait)));
+        }
         shared.upstream = shared.upstream.max(upstream);
         shared.attempts.push(record);
         result

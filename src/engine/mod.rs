@@ -198,7 +198,7 @@ impl Engine {
         let attempts = shared.attempts;
         if pieces.is_empty() || (request.require_all && !failures.is_empty()) {
             let failures: Vec<Failure> = failures.into_iter().map(|(_, f)| f).collect();
-            return Err(verdict::error(&failures, &attempts, &job.id));
+            return Err(verdict::error(&failures, &attempts, shared.retry_after, &job.id));
         }
         let first = &pieces[0].candidate.served;
         let priced = pieces.iter().any(|p| p.candidate.cost.is_some());

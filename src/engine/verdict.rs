@@ -78,7 +78,13 @@ pub(crate) fn missing(index: usize, failure: &Failure) -> MissingPicture {
 }
 
 /// The error of a job that delivered nothing, or not all where all were required.
-pub(crate) fn error(failures: &[Failure], attempts: &[AttemptRecord], job: &str) -> Error {
+/// `soonest` is when a provider that asked to slow down takes work again.
+pub(crate) fn error(
+    failures: &[Failure],
+    attempts: &[AttemptRecord],
+    soonest: Option<Duration>,
+    job: &str,
+) -> Error {
     // The failure that says most: a refusal beats a lost job, and that a mere outage.
     let rank = |f: &Failure| match f.class {
         Class::Moderated => 0,
@@ -106,14 +112,13 @@ pub(crate) fn error(failures: &[Failure], attempts: &[AttemptRecord], job: &str)
         ),
         _ => worst.message.clone(),
     };
-    let hint = failures.iter().filter_map(|f| f.retry_after).min();
     let mut error = Error::new(code, message);
     error.param.clone_from(&worst.param);
     if code == Code::InvalidRequest && worst.param.is_none() {
         error.param = Some("prompt".to_owned());
     }
     if code.should_retry() {
-        error.retry_after = Some(hint.unwrap_or(USUAL_ADVICE).min(LONGEST_ADVICE));
+        error.retry_after = Some(soonest.unwrap_or(USUAL_ADVICE).min(LONGEST_ADVICE));
     }
     error.mediagate = Some(Box::new(json!({ "job_id": job, "attempts": attempts })));
     error

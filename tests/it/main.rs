@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod failover;
+#[cfg(test)]
 mod s3;
 #[cfg(test)]
 mod support;
