@@ -74,8 +74,7 @@ pub(super) async fn generate(
     let fingerprint: [u8; 32] = asked.finalize().into();
     let joined =
         is_sdk_retry(&headers).then(|| app.engine.jobs.join(&tenant.name, &fingerprint)).flatten();
-    let (job, watch) = if let Some(job) = joined {
-        let watch = job.watch();
+    let (job, watch) = if let Some((job, watch)) = joined {
         app.engine.metrics.joins.inc();
         tracing::info!(job = job.id, request_id = request_id.0, "a repeat joined its job");
         (job, watch)

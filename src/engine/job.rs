@@ -245,21 +245,25 @@ impl Jobs {
         jobs
     }
 
-    /// The job that a repeat by the SDK belongs to: the same tenant asked the same, and the
-    /// caller has gone. Each lost caller is joined once.
-    pub fn join(&self, tenant: &str, fingerprint: &[u8; 32]) -> Option<Arc<Job>> {
+    /// The job that a repeat by the SDK belongs to, and a place among those who wait for it: the
+    /// same tenant asked the same, and the caller has gone. Each lost caller is joined once.
+    pub fn join(&self, tenant: &str, fingerprint: &[u8; 32]) -> Option<(Arc<Job>, Watch)> {
         let now = SystemTime::now();
         let table = self.table.lock();
         let job = table.values().find(|job| {
             job.tenant == tenant
                 && job.fingerprint == *fingerprint
-                && *job.abandoned.lock()
-                && job
-                    .finished_at
-                    .lock()
-                    .is_none_or(|at| now.duration_since(at).is_ok_and(|age| age < JOIN_WINDOW))
+                && match *job.finished_at.lock() {
+                    // While it runs, nobody but its caller watches it.
+                    None => *job.abandoned.lock() || !job.is_watched(),
+                    Some(at) => {
+                        *job.abandoned.lock()
+                            && now.duration_since(at).is_ok_and(|age| age < JOIN_WINDOW)
+                    }
+                }
         })?;
         *job.abandoned.lock() = false;
-        Some(Arc::clone(job))
+        // Watched before the table is free again, so that no other repeat joins too.
+        Some((Arc::clone(job), job.watch()))
     }
 }

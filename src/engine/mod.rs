@@ -229,7 +229,8 @@ impl Engine {
     pub fn settle(self: &Arc<Self>, job: &Arc<Job>, sent: bool) {
         let Some(Ok(success)) = job.outcome() else { return };
         if success.pictures.iter().all(|p| p.blob.is_none()) {
-            if !sent {
+            // Without its bytes there is nothing to join.
+            if !sent && success.pictures.iter().all(|p| p.kept.is_some()) {
                 job.abandon();
             }
             return;

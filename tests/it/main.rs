@@ -5,6 +5,8 @@ mod bad_input;
 #[cfg(test)]
 mod failover;
 #[cfg(test)]
+mod gone;
+#[cfg(test)]
 mod s3;
 #[cfg(test)]
 mod support;
