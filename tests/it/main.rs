@@ -7,6 +7,10 @@ mod failover;
 #[cfg(test)]
 mod gone;
 #[cfg(test)]
+mod moderation;
+#[cfg(test)]
+mod queues;
+#[cfg(test)]
 mod s3;
 #[cfg(test)]
 mod support;
