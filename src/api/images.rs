@@ -20,7 +20,9 @@ use super::{
 use crate::{
     engine::{
         Plan,
+        candidate::Candidate,
         job::{Job, Outcome},
+        request::{Adjustment, AdjustmentKind},
     },
     error::{Code, Error},
 };
@@ -63,7 +65,7 @@ pub(super) async fn generate(
     }
     let plan = app.engine.plan(&request)?;
     if options.dry_run {
-        return Ok(Json(dry_run(&plan)).into_response());
+        return Ok(Json(dry_run(&plan, request.verbose)).into_response());
     }
     if plan.candidates.is_empty() {
         return Err(plan.refusal(&app.engine));
@@ -132,7 +134,11 @@ pub(super) fn still_running(job: &Job) -> Error {
     error
 }
 
-fn dry_run(plan: &Plan) -> Value {
+fn dry_run(plan: &Plan, verbose: bool) -> Value {
+    let told = |c: &Candidate| -> Vec<Adjustment> {
+        let all = c.adjustments.iter();
+        all.filter(|a| verbose || a.kind != AdjustmentKind::Renamed).cloned().collect()
+    };
     let mut candidates: Vec<Value> = plan
         .candidates
         .iter()
@@ -142,7 +148,7 @@ fn dry_run(plan: &Plan) -> Value {
                 "eligible": true,
                 "reason": null,
                 "native": c.size.native_text(),
-                "adjustments": c.adjustments,
+                "adjustments": told(c),
                 "cost": c.cost.as_ref().map(answer::cost),
             })
         })

@@ -79,7 +79,7 @@ pub(crate) async fn prepare(
             adjustments,
         });
     }
-    let from = sniffed.size;
+    let (from, came) = (sniffed.size, sniffed.format);
     let conversion = Conversion {
         geometry,
         format: wanted,
@@ -117,6 +117,16 @@ pub(crate) async fn prepare(
             from.to_string(),
             converted.size.to_string(),
         ));
+    }
+    if request.format.is_some() && came != wanted {
+        let reason = format!("the provider sent {came}");
+        adjustments.push(
+            Adjustment::new("output_format", AdjustmentKind::Converted, reason).values(
+                wanted.name(),
+                came.name(),
+                wanted.name(),
+            ),
+        );
     }
     if converted.flattened {
         let reason = format!("{wanted} has no transparency; the picture was laid on pad_color");

@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod counts;
+#[cfg(test)]
 mod failover;
+#[cfg(test)]
+mod formats;
 #[cfg(test)]
 mod gone;
 #[cfg(test)]
