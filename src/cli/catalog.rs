@@ -177,6 +177,43 @@ mod tests {
         }
     }
 
+    /// The table of `README.md`.
+    fn readme_table(catalog: &Catalog) -> String {
+        let mut table = String::from(
+            "| provider | id | deployments | dialect | key |\n|---|---|---|---|---|\n",
+        );
+        for provider in catalog.providers.values() {
+            let row = format!(
+                "| [{}]({}) | `{}` | {} | {} | `{}` |\n",
+                provider.title,
+                provider.docs,
+                provider.id,
+                provider.models.len(),
+                provider.adapter,
+                provider.auth.env.first().map_or("", String::as_str),
+            );
+            table.push_str(&row);
+        }
+        table
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a switch of the test, not of the gateway")]
+    fn the_readme_names_every_provider() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let opening = page.find("<!-- providers:").unwrap();
+        let start = opening + page[opening..].find("-->\n").unwrap() + 4;
+        let end = page.find("<!-- end of providers -->").unwrap();
+        let table = readme_table(&Catalog::embedded().unwrap());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            let written = format!("{}{table}{}", &page[..start], &page[end..]);
+            std::fs::write(path, written).unwrap();
+            return;
+        }
+        assert_eq!(&page[start..end], table, "run with UPDATE_DOCS=1 to write it anew");
+    }
+
     #[test]
     fn an_unknown_provider_is_told_the_nearest() {
         let failure = run(&Catalog::embedded().unwrap(), Some("opnai"), false, &mut Vec::new());

@@ -445,3 +445,20 @@ fn the_example_provider_needs_no_code() {
     let config = Config::parse(Some(file), &|_| None).unwrap();
     assert_eq!(config.providers["brightbrush"].base_url, "https://api.brightbrush.example/v1");
 }
+
+/// What the documentation shows must load.
+#[test]
+fn the_documented_files_are_good() {
+    for page in ["README.md", "docs/configuration.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+        let blocks: Vec<&str> = text.split("```toml\n").skip(1).collect();
+        let mut tried = 0;
+        for block in blocks.iter().filter_map(|b| b.split("```").next()) {
+            let path = Path::new(page);
+            let config = Config::parse(Some(File { path, text: block }), &|_| Some("1".to_owned()));
+            assert!(config.is_ok(), "{}\n{block}", config.unwrap_err());
+            tried += 1;
+        }
+        assert!(tried > 0, "{page} shows no file");
+    }
+}

@@ -137,4 +137,13 @@ fn a_provider_of_a_known_dialect_is_one_file_and_one_folder() {
     assert!(done.iter().any(|s| happy(s)) && done.len() >= 3, "{done:?}");
     let row = catalog.deployments().find(|d| d.slug() == "brightbrush/brightbrush-2");
     assert_eq!(row.map(|d| d.upstream.as_str()), Some("bb-2-2026-09"));
+
+    // The page shows the file piece by piece, up to where the fixtures begin.
+    let page = std::fs::read_to_string(example.join("../../adding-a-provider.md")).unwrap();
+    let shown = page.split("## 3.").next().unwrap().split("```toml\n").skip(1);
+    let pieces: Vec<&str> = shown.filter_map(|piece| piece.split("```").next()).collect();
+    assert!(pieces.len() >= 4, "the page shows the file");
+    for piece in pieces {
+        assert!(text.contains(piece), "the file lacks what the page shows:\n{piece}");
+    }
 }
