@@ -181,13 +181,13 @@ pub fn decode(
     Ok((decode::upright(pixels, sniffed.orientation).without_idle_alpha(), converted))
 }
 
-/// Changes a picture. `sniffed` is what [`super::sniff`] said of these very bytes.
-pub fn convert(
+/// Decodes a picture and gives it its new shape. Also says whether the colours were converted.
+pub fn render(
     input: &[u8],
     sniffed: &Sniffed,
     c: &Conversion,
     limits: &DecodeLimits,
-) -> Result<Converted, ConvertError> {
+) -> Result<(Pixels, bool), ConvertError> {
     let (mut pixels, color_converted) = decode(input, sniffed, limits)?;
     if let Some(geometry) = &c.geometry {
         pixels = scaled(pixels, geometry)?;
@@ -195,6 +195,17 @@ pub fn convert(
             pixels = padded(pixels, padding, c)?;
         }
     }
+    Ok((pixels, color_converted))
+}
+
+/// Changes a picture. `sniffed` is what [`super::sniff`] said of these very bytes.
+pub fn convert(
+    input: &[u8],
+    sniffed: &Sniffed,
+    c: &Conversion,
+    limits: &DecodeLimits,
+) -> Result<Converted, ConvertError> {
+    let (pixels, color_converted) = render(input, sniffed, c, limits)?;
     let size = pixels.size;
     let flattened = pixels.alpha
         && match c.format {
