@@ -65,8 +65,8 @@ pub(crate) fn photograph() -> (Size, Vec<u8>) {
                 y as f32 > (*range as f32).mul_add(170.0, 60.0) + crest
             });
             let [base, grain, noise] = match range {
-                None => [depth.mul_add(-60.0, 205.0), 0.22, 5.0],
-                Some(range) => [range as f32 * -28.0 + 170.0, 0.5 + 0.16 * range as f32, 8.5],
+                None => [depth.mul_add(-60.0, 205.0), 0.22, 7.0],
+                Some(range) => [range as f32 * -28.0 + 170.0, 0.5 + 0.16 * range as f32, 14.0],
             };
             // Demosaicing leaves noise nearly equal in the three channels.
             let sensor = (random.signed() + random.signed()) / 2.0 * noise;

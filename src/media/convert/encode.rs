@@ -24,12 +24,16 @@ pub(super) fn encode(pixels: Pixels, c: &Conversion) -> Result<Vec<u8>, ConvertE
     .map_err(|source| ConvertError::Unencodable { format: c.format, size, source })
 }
 
+/// Beyond this level a photograph shrinks by 2 % for twice the time.
+const PNG_LEVEL: png::DeflateCompression = png::DeflateCompression::Level(2);
+
 fn png(pixels: &Pixels) -> Result<Vec<u8>, Reason> {
     let mut out = Vec::new();
     let mut encoder = png::Encoder::new(&mut out, pixels.size.width, pixels.size.height);
     encoder.set_color(if pixels.alpha { png::ColorType::Rgba } else { png::ColorType::Rgb });
     encoder.set_depth(png::BitDepth::Eight);
-    encoder.set_compression(png::Compression::Fast);
+    encoder.set_deflate_compression(PNG_LEVEL);
+    encoder.set_filter(png::Filter::Adaptive);
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&pixels.data)?;
     writer.finish()?;
@@ -74,7 +78,7 @@ fn webp(pixels: &Pixels, quality: u8, lossless: bool) -> Result<Vec<u8>, Reason>
         .map_err(|code| format!("libwebp: {code:?}").into())
 }
 
-/// rav1e's preset by way of ravif: 1 is slowest and smallest, 10 fastest.
+/// ravif's scale: 1 is slowest, 10 fastest. From 9 on small blocks are gone, and with them text.
 const AVIF_SPEED: u8 = 8;
 
 fn avif(pixels: &Pixels, quality: u8) -> Result<Vec<u8>, Reason> {

@@ -50,7 +50,7 @@ impl Conversion {
         let output = self.geometry.as_ref().map_or(source.size, |g| g.delivered).pixels();
         let per_output_pixel = match self.format {
             // rav1e keeps the frame at 16 bits, its reconstruction and the coding state.
-            Format::Avif => 40,
+            Format::Avif => 48,
             // libwebp keeps ARGB beside YUV, and the scores of each macroblock.
             Format::Webp => 12,
             _ => 4,
