@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench convert` measures a picture made here; `-- FILE.png` measures that one.
 //! One thread, memory to memory, decoding included; medians of interleaved runs. Processor time
-//! is what is compared, so that other work on the machine weighs less. AVIF is
+//! is compared, so that other work on the machine weighs less; with the command line of libvips
+//! it is the wall's on both sides, which means something on an idle machine only. AVIF is
 //! compared at equal size, since equal quality numbers mean nothing between encoders, and the
 //! error that remains at that size (PSNR) is given beside it.
 
@@ -63,8 +64,8 @@ const AVIF_RUNS: usize = 5;
 struct Clock(Option<u64>, Instant);
 
 impl Clock {
-    fn start() -> Self {
-        Self(Self::used(), Instant::now())
+    fn start(wall: bool) -> Self {
+        Self((!wall).then(Self::used).flatten(), Instant::now())
     }
 
     fn stop(&self) -> Duration {
@@ -82,10 +83,12 @@ impl Clock {
 struct Source {
     bytes: Vec<u8>,
     sniffed: Sniffed,
+    /// Whether wall time is measured.
+    wall: bool,
 }
 
 impl Source {
-    fn conversion(&self, format: Format, quality: u8) -> Conversion {
+    fn conversion(format: Format, quality: u8) -> Conversion {
         Conversion {
             geometry: None,
             format,
@@ -97,19 +100,19 @@ impl Source {
     }
 
     fn convert(&self, c: &Conversion) -> Outcome<(Duration, Vec<u8>)> {
-        let clock = Clock::start();
+        let clock = Clock::start(self.wall);
         let made = convert(&self.bytes, &self.sniffed, c, &DecodeLimits::default())?;
         Ok((clock.stop(), made.bytes.to_vec()))
     }
 
     fn pixels(&self, c: &Conversion) -> Outcome<(Duration, Pixels)> {
-        let clock = Clock::start();
+        let clock = Clock::start(self.wall);
         let (pixels, _) = render(&self.bytes, &self.sniffed, c, &DecodeLimits::default())?;
         Ok((clock.stop(), pixels))
     }
 
     fn ours(&self, row: &Row) -> Outcome<(Duration, usize)> {
-        let mut c = self.conversion(row.format.unwrap_or(Format::Png), row.quality);
+        let mut c = Self::conversion(row.format.unwrap_or(Format::Png), row.quality);
         c.webp_lossless = row.lossless;
         if row.half {
             let half = Size::new(self.sniffed.size.width / 2, self.sniffed.size.height / 2);
@@ -131,8 +134,9 @@ fn main() -> Outcome<()> {
     };
     let sniffed = sniff(&bytes[..bytes.len().min(HEAD)])?;
     println!("source: {} PNG of {} bytes", sniffed.size, bytes.len());
-    let source = Source { bytes, sniffed };
-    let mut peer = Vips::find(&source.bytes)?;
+    let mut peer = Vips::find(&bytes)?;
+    let wall = peer.as_ref().is_some_and(Vips::is_command);
+    let source = Source { bytes, sniffed, wall };
     match &peer {
         Some(vips) => println!("peer: {}\n", vips.name),
         None => println!("peer: none; Debian's libvips-tools, or pyvips, gives one\n"),
@@ -185,7 +189,7 @@ fn line(name: &str, ours: Option<Duration>, size: usize, theirs: Option<Duration
 
 /// AVIF at the size that libvips makes of quality 50, effort 4.
 fn avif(source: &Source, peer: Option<&mut Vips>) -> Outcome<()> {
-    let quality = |q| source.conversion(Format::Avif, q);
+    let quality = |q| Source::conversion(Format::Avif, q);
     let assembler = if cfg!(feature = "nasm") { "with nasm" } else { "without nasm" };
     let Some(vips) = peer else {
         let (took, bytes) = source.convert(&quality(50))?;

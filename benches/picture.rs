@@ -69,7 +69,7 @@ pub(crate) fn photograph() -> (Size, Vec<u8>) {
                 Some(range) => [range as f32 * -28.0 + 170.0, 0.5 + 0.16 * range as f32, 14.0],
             };
             // Demosaicing leaves noise nearly equal in the three channels.
-            let sensor = (random.signed() + random.signed()) / 2.0 * noise;
+            let sensor = f32::midpoint(random.signed(), random.signed()) * noise;
             let light = texture[i].mul_add(grain, base) + sensor;
             let tint = warmth[i] + range.map_or(-26.0, |range| range as f32 * 7.0);
             let level = |value: f32| value.clamp(0.0, 255.0) as u8;

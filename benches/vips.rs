@@ -63,22 +63,29 @@ impl Vips {
         fs::write(&dot, b"P6 1 1 255 abc")?;
         let mut starts = Vec::new();
         for _ in 0..9 {
-            starts.push(vips.command(&["avg".as_ref(), dot.as_ref()])?);
+            starts.push(Self::command(&["avg".as_ref(), dot.as_ref()])?);
         }
         starts.sort();
         let start = starts[starts.len() / 2];
         vips.mode = Mode::CommandLine { start };
-        vips.name +=
-            &format!(" command line, {} ms of process start subtracted", start.as_millis());
+        vips.name += &format!(
+            " command line (wall time), {} ms of process start subtracted",
+            start.as_millis()
+        );
         Ok(Some(vips))
+    }
+
+    /// Whether it is a command, whose wall time is measured.
+    pub(crate) fn is_command(&self) -> bool {
+        matches!(self.mode, Mode::CommandLine { .. })
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Runs the command on one processor, for AVIF takes more threads than it is given.
-    fn command(&self, args: &[&std::ffi::OsStr]) -> io::Result<Duration> {
+    /// Runs the command on one processor, for the AVIF encoder takes threads it was not given.
+    fn command(args: &[&std::ffi::OsStr]) -> io::Result<Duration> {
         let mut pinned = Command::new("taskset");
         pinned.args(["-c", "0", "vips"]).args(args).env("VIPS_CONCURRENCY", "1");
         let started = Instant::now();
@@ -128,14 +135,14 @@ impl Vips {
                 let start = *start;
                 let (input, output) = (input.as_os_str(), output.as_os_str());
                 let took = match work {
-                    Work::Decode => self.command(&["rawsave".as_ref(), input, output])?,
+                    Work::Decode => Self::command(&["rawsave".as_ref(), input, output])?,
                     Work::Resize => {
-                        self.command(&["thumbnail".as_ref(), input, output, "512".as_ref()])?
+                        Self::command(&["thumbnail".as_ref(), input, output, "512".as_ref()])?
                     }
                     Work::Encode(_, options) => {
                         let mut target = output.to_owned();
                         target.push(options);
-                        self.command(&["copy".as_ref(), input, &target])?
+                        Self::command(&["copy".as_ref(), input, &target])?
                     }
                 };
                 took.saturating_sub(start)
