@@ -21,8 +21,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use base64::{engine::general_purpose::STANDARD, Engine as _};
-use serde_json::{json, Value};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
 
 const GATEWAY: &str = env!("CARGO_BIN_EXE_mediagate");
 const CALLS: usize = 200;
@@ -155,10 +155,7 @@ fn jobs(gateway: SocketAddr, model: &str) -> Vec<f64> {
                 let mut connection = connect(gateway);
                 let one = |_| {
                     post(&mut connection, &body);
-                    SystemTime::now()
-                        .duration_since(SystemTime::UNIX_EPOCH)
-                        .unwrap()
-                        .as_secs_f64()
+                    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
                 };
                 (0..5).map(one).collect::<Vec<f64>>()
             })

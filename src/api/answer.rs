@@ -45,6 +45,7 @@ pub(super) async fn images(
     success: Arc<Success>,
     begun: Option<std::time::Instant>,
 ) -> Result<Response, Error> {
+    let success = if success.wants_url { engine.kept(job, success).await? } else { success };
     let mut parts = Vec::new();
     let created = unix(job.created_at);
     let mut text = format!("{{\"created\":{created},\"data\":[");

@@ -181,6 +181,21 @@ impl Job {
         *self.abandoned.lock() = true;
     }
 
+    /// Lets go of bytes that the store never took, once no repeat can join any more.
+    fn let_go(&self, now: SystemTime) {
+        let over = (*self.finished_at.lock())
+            .is_some_and(|at| now.duration_since(at).is_ok_and(|age| age >= JOIN_WINDOW));
+        if !over {
+            return;
+        }
+        let Some(Ok(success)) = self.outcome() else { return };
+        if success.pictures.iter().any(|p| p.blob.is_some()) {
+            let mut success = Success::clone(&success);
+            success.pictures.iter_mut().for_each(|p| p.blob = None);
+            self.replace(Ok(Arc::new(success)));
+        }
+    }
+
     /// Whether anyone waits for it.
     pub fn is_watched(&self) -> bool {
         self.done.receiver_count() > 0
@@ -224,6 +239,9 @@ impl Jobs {
                 .is_none_or(|at| now.duration_since(at).is_ok_and(|age| age < self.retention))
         };
         table.retain(|_, job| fresh(job));
+        for job in table.values() {
+            job.let_go(now);
+        }
         table.insert(job.id.clone(), Arc::clone(job));
     }
 

@@ -27,6 +27,7 @@ use futures_util::FutureExt as _;
 
 use parking_lot::Mutex;
 use providers::money::Money;
+use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +47,9 @@ use crate::{
     metrics::Metrics,
     store::{KeyParts, ObjectMeta, Store},
 };
+
+/// When a caller whose pictures the store did not take is to come back.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
 
 /// What an operator can set.
 #[derive(Clone, Copy, Debug)]
@@ -168,10 +172,8 @@ impl Engine {
             if !job.is_watched() {
                 // The caller is gone: what is paid is kept.
                 job.abandon();
-                if let Ok(success) = &mut outcome
-                    && let Err(error) = engine.keep(&job, success).await
-                {
-                    outcome = Err(error);
+                if let Ok(success) = &mut outcome {
+                    engine.try_to_keep(&job, success).await;
                 }
             }
             job.finish(outcome.map(Arc::new).map_err(Arc::new));
@@ -219,8 +221,37 @@ impl Engine {
             pictures: pieces.into_iter().map(delivered).collect(),
         };
         if request.wants_url {
-            self.keep(job, &mut success).await?;
+            self.try_to_keep(job, &mut success).await;
         }
+        Ok(success)
+    }
+
+    /// Keeps pictures; what the store does not take stays in memory, for it is paid.
+    async fn try_to_keep(&self, job: &Job, success: &mut Success) {
+        if let Err(error) = self.keep(job, success).await {
+            let cause = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(job = job.id, %error, cause, "a result could not be kept yet");
+        }
+    }
+
+    /// A result whose links are wanted, once everything of it is kept. Where the store still
+    /// does not take it, the caller's repeat joins the job and tries again: the paid pictures
+    /// wait for it.
+    pub async fn kept(&self, job: &Job, success: Arc<Success>) -> Result<Arc<Success>, Error> {
+        if success.pictures.iter().all(|p| p.kept.is_some() || p.blob.is_none()) {
+            return Ok(success);
+        }
+        let mut success = Success::clone(&success);
+        // Before the attempt: a caller that hangs up meanwhile ends it.
+        job.abandon();
+        let kept = self.keep(job, &mut success).await;
+        let success = Arc::new(success);
+        job.replace(Ok(Arc::clone(&success)));
+        kept.map_err(|mut error| {
+            error.mediagate = Some(Box::new(json!({ "job_id": job.id })));
+            error.retry_after(Some(STORE_PAUSE))
+        })?;
+        *job.abandoned.lock() = false;
         Ok(success)
     }
 

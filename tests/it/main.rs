@@ -17,4 +17,6 @@ mod queues;
 #[cfg(test)]
 mod s3;
 #[cfg(test)]
+mod stores;
+#[cfg(test)]
 mod support;
