@@ -267,7 +267,13 @@ async fn store(config: &Config, address: SocketAddr) -> Result<Store, StartError
         public_url: config.server.public_url(address),
         signing_keys: vec![signing_key],
     };
-    Store::open(settings).await.map_err(failed("the output store cannot be opened"))
+    let what = match &settings.kind {
+        StoreKind::Disk { path } => {
+            format!("the output store in {} cannot be opened", path.display())
+        }
+        _ => "the output store cannot be opened".to_owned(),
+    };
+    Store::open(settings).await.map_err(failed(what))
 }
 
 fn fresh_key() -> io::Result<[u8; 32]> {

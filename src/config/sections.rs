@@ -115,7 +115,10 @@ fn auth(section: &Section<'_>, in_file: bool, server: &ServerConfig) -> AuthConf
     let mut static_keys: Vec<StaticKey> = Vec::new();
     for key in section.tables("static_keys") {
         let name = key.text("name").filter(|name| !name.is_empty());
-        let sha256 = key.parsed("sha256", check::sha256);
+        // What stands here by mistake may be the key itself: it is not shown.
+        let sha256 = key.text("sha256").and_then(|text| {
+            check::sha256(&text).map_err(|error| key.problem("sha256", error)).ok()
+        });
         for (field, missing, example) in [
             ("name", name.is_none(), "name = \"ci\""),
             ("sha256", sha256.is_none() && !key.has("sha256"), "sha256 = \"9f86d0...\""),

@@ -17,6 +17,8 @@ mod queues;
 #[cfg(test)]
 mod s3;
 #[cfg(test)]
+mod setup;
+#[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod support;
