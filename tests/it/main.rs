@@ -11,6 +11,8 @@ mod formats;
 #[cfg(test)]
 mod gone;
 #[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod moderation;
 #[cfg(test)]
 mod queues;
@@ -22,3 +24,5 @@ mod setup;
 mod stores;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod surface;
