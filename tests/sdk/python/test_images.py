@@ -8,7 +8,7 @@ import openai
 import pytest
 from PIL import Image
 
-from conftest import KEY
+from conftest import KEY, ROOT
 
 # Makers that answer at once, that queue and are polled, and names several of them share.
 MODELS = ["gpt-image-1-mini", "fal/flux-1.1-pro", "replicate/flux-1.1-pro", "flux-1.1-pro"]
@@ -212,3 +212,14 @@ def test_a_dry_run_prices_every_candidate_and_calls_nobody(upstream):
     assert {"fal/flux-1.1-pro", "replicate/flux-1.1-pro"} <= set(names)
     assert all(candidate["cost"]["usd"] for candidate in plan["candidates"] if candidate["eligible"])
     assert upstream.submits() == before
+
+
+def test_the_readme_does_what_it_says(client, tmp_path, monkeypatch):
+    page = (ROOT / "README.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    address = "http://127.0.0.1:4000/v1"
+    assert address in code
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace(address, str(client.base_url)), {})
+    image = Image.open(tmp_path / "lighthouse.webp")
+    assert (image.format, image.size) == ("WEBP", (1536, 1024))
