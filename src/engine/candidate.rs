@@ -1,6 +1,6 @@
 //! Whether and how one deployment can serve a request, decided on paper before anyone is called.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use providers::{
     ImageCall, Usage,
@@ -55,7 +55,7 @@ pub struct Excluded {
     /// The error a caller gets where no other can.
     pub code: Code,
     /// The field that cannot be honoured.
-    pub param: &'static str,
+    pub param: Cow<'static, str>,
     /// Why, and what would work.
     pub reason: String,
 }
@@ -88,11 +88,21 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn excluded(&self, code: Code, param: &'static str, reason: impl Into<String>) -> Excluded {
-        Excluded { deployment: self.served.slug(), code, param, reason: reason.into() }
+    fn excluded(
+        &self,
+        code: Code,
+        param: impl Into<Cow<'static, str>>,
+        reason: impl Into<String>,
+    ) -> Excluded {
+        let (param, reason) = (param.into(), reason.into());
+        Excluded { deployment: self.served.slug(), code, param, reason }
     }
 
-    fn unsupported(&self, param: &'static str, reason: impl Into<String>) -> Excluded {
+    fn unsupported(
+        &self,
+        param: impl Into<Cow<'static, str>>,
+        reason: impl Into<String>,
+    ) -> Excluded {
         self.excluded(Code::UnsupportedParameter, param, reason)
     }
 
@@ -136,7 +146,7 @@ impl Planner<'_> {
             && let Some(bent) = self.adjustments.iter().find(|a| !a.is_harmless())
         {
             let reason = format!("strict: {}", bent.reason);
-            return Err(self.unsupported(bent.param, reason));
+            return Err(self.unsupported(bent.param.clone(), reason));
         }
         let mut candidate = Candidate {
             served: Arc::clone(self.served),
@@ -340,13 +350,13 @@ impl Planner<'_> {
     /// Unknown fields and this provider's own options.
     fn plan_extra(&mut self) -> Result<serde_json::Map<String, Value>, Excluded> {
         let mut extra = self.request.extra.clone();
-        for name in extra.keys() {
+        for (name, value) in &extra {
             let reason =
                 format!("{name} is not a field of this API; it goes to the provider as it is");
             self.adjustments.push(
-                Adjustment::new("extra", AdjustmentKind::Passthrough, reason).values(
-                    name.as_str(),
-                    name.as_str(),
+                Adjustment::new(name.clone(), AdjustmentKind::Passthrough, reason).values(
+                    value.clone(),
+                    value.clone(),
                     Value::Null,
                 ),
             );
@@ -359,7 +369,9 @@ impl Planner<'_> {
                 "{owned} is decided by the gateway for {}; use size, n and response_format",
                 self.deployment.provider
             );
-            return Err(self.unsupported("provider_options", reason));
+            let on_top = self.request.extra.contains_key(owned);
+            let param = if on_top { owned.clone() } else { "provider_options".to_owned() };
+            return Err(self.unsupported(param, reason));
         }
         Ok(extra)
     }

@@ -313,13 +313,16 @@ impl Delivery<'_> {
         add(&mut shared.usage.text_output_tokens, usage.text_output_tokens);
         add(&mut shared.usage.image_output_tokens, usage.image_output_tokens);
         let mut known: BTreeSet<(&str, super::request::AdjustmentKind)> =
-            shared.adjustments.iter().map(|a| (a.param, a.kind)).collect();
+            shared.adjustments.iter().map(|a| (a.param.as_ref(), a.kind)).collect();
         let mut new = Vec::new();
         let made = pieces.iter().flatten().flat_map(|p| &p.ready.adjustments);
-        for adjustment in candidate.adjustments.iter().chain(made) {
+        // What was planned for the pixels and the format is told by the pictures that came: a
+        // provider does not always draw what it was asked for.
+        let planned = candidate.adjustments.iter().filter(|a| !a.is_of_the_picture());
+        for adjustment in planned.chain(made) {
             let told =
                 self.request.verbose || adjustment.kind != super::request::AdjustmentKind::Renamed;
-            if told && known.insert((adjustment.param, adjustment.kind)) {
+            if told && known.insert((adjustment.param.as_ref(), adjustment.kind)) {
                 new.push(adjustment.clone());
             }
         }

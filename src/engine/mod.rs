@@ -339,7 +339,7 @@ fn add_candidates(
             Ok(_) if resolved.substituted && request.strict => plan.excluded.push(Excluded {
                 deployment: served.slug(),
                 code: Code::UnsupportedParameter,
-                param: "model",
+                param: "model".into(),
                 reason: format!("strict: {name} is retired; {} stands in", resolved.model),
             }),
             Ok(mut candidate) => {

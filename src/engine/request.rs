@@ -1,6 +1,6 @@
 //! A picture request in the gateway's own terms, however it arrived.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use providers::media::Format;
 use serde::Serialize;
@@ -75,12 +75,12 @@ pub struct ProviderChoice {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Adjustment {
     /// The request field.
-    pub param: &'static str,
+    pub param: Cow<'static, str>,
     /// What happened to it.
     pub kind: AdjustmentKind,
     /// What was asked.
     pub asked: Value,
-    /// What the provider was asked for.
+    /// What the provider was asked for; once there is a picture, what it drew.
     pub native: Value,
     /// What the caller gets.
     pub delivered: Value,
@@ -112,9 +112,13 @@ pub enum AdjustmentKind {
 
 impl Adjustment {
     /// An adjustment of a field.
-    pub fn new(param: &'static str, kind: AdjustmentKind, reason: impl Into<String>) -> Self {
+    pub fn new(
+        param: impl Into<Cow<'static, str>>,
+        kind: AdjustmentKind,
+        reason: impl Into<String>,
+    ) -> Self {
         Self {
-            param,
+            param: param.into(),
             kind,
             asked: Value::Null,
             native: Value::Null,
@@ -133,6 +137,13 @@ impl Adjustment {
     ) -> Self {
         (self.asked, self.native, self.delivered) = (asked.into(), native.into(), delivered.into());
         self
+    }
+
+    /// Whether it is about the pixels or the format: the plan foresees it, the picture that comes
+    /// decides it.
+    pub fn is_of_the_picture(&self) -> bool {
+        use AdjustmentKind::{Converted, Resized};
+        matches!((&*self.param, self.kind), ("size", Resized) | ("output_format", Converted))
     }
 
     /// Whether `strict` lets it pass.

@@ -30,12 +30,12 @@ impl Plan {
             }
         }
         if first.code == Code::UnsupportedParameter {
-            let able = who_honours(engine, first.param);
+            let able = who_honours(engine, &first.param);
             if !able.is_empty() {
                 message.push_str(&format!("; deployments that take it: {}", able.join(", ")));
             }
         }
-        Error::new(first.code, message).param(first.param)
+        Error::new(first.code, message).param(first.param.as_ref())
     }
 }
 

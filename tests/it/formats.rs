@@ -304,9 +304,10 @@ async fn a_dry_run_lists_every_candidate_and_calls_nobody() {
 async fn options_for_a_provider_reach_it_and_no_other() {
     let (upstream, gateway) = drawing(&pictures::png(1024, 1024)).await;
     let options = json!({"provider_options": {"openai": {"moderation_note": 7},
-        "gemini": {"safetySettings": []}}, "colour_mood": "warm"});
+        "gemini": {"safetySettings": []}}, "colour_mood": "warm", "colour_depth": 3});
     let answer = gateway.draw(body(&options)).await.ok();
-    assert_eq!(adjusted(&answer), ["extra: passthrough"]);
+    // Each by its own name, none left out.
+    assert_eq!(adjusted(&answer), ["colour_depth: passthrough", "colour_mood: passthrough"]);
     let sent = upstream.submits("/openai")[0].json();
     assert_eq!(sent["moderation_note"], 7);
     assert_eq!(sent["colour_mood"], "warm");
