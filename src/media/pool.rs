@@ -216,7 +216,9 @@ mod tests {
         let pool = Pool::new(SMALL).unwrap();
         let held: Vec<_> = (0..3).map(|_| hold(&pool, Lane::Normal)).collect();
         settle().await;
-        assert_eq!(pool.run(Lane::Normal, 0, || ()).await, Err(PoolError::Full));
+        let refused = pool.run(Lane::Normal, 0, || ());
+        let refused = tokio::time::timeout(Duration::from_secs(5), refused).await;
+        assert_eq!(refused, Ok(Err(PoolError::Full)));
         assert_eq!(pool.run(Lane::Slow, 0, || ()).await, Ok(()), "lanes queue apart");
         for (release, call) in held {
             drop(release);
