@@ -12,7 +12,7 @@ use providers::{
     catalog::Drawn,
     money::{Cost, Money},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Engine,
@@ -204,7 +204,11 @@ impl Delivery<'_> {
         let driven = drive.run().await;
         let upstream = drive.upstream;
         let result = match driven {
-            Ok(finished) => self.accept(candidate, part, finished).await,
+            Ok(finished) => {
+                let accepted = self.accept(candidate, part, finished);
+                let in_time = timeout_at(self.deadline, accepted).await;
+                in_time.unwrap_or_else(|_| Err(Failure::deadline()))
+            }
             Err(failure) => Err(failure),
         };
         let outcome = match &result {

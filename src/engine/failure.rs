@@ -31,7 +31,7 @@ pub(crate) enum Class {
     ResultLost,
     /// The deadline passed: stop.
     Deadline,
-    /// The gateway itself has no room or a fault: stop.
+    /// A fault of the gateway itself: stop.
     Gateway,
 }
 

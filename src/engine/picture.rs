@@ -14,7 +14,7 @@ use crate::media::{
     blob::Blob,
     convert::{self, Conversion},
     plan,
-    pool::{Pool, PoolError},
+    pool::Pool,
     sniff::{self, DecodeLimits, HEAD, Sniffed, TAIL},
 };
 
@@ -96,19 +96,12 @@ pub(crate) async fn prepare(
     let c2pa = sniffed.c2pa;
     let resized = conversion.geometry.is_some();
     let converted = pool
-        .run(lane, weight, move || {
+        .run_in_turn(lane, weight, move || {
             let bytes = blob.to_bytes().map_err(|e| e.to_string())?;
             convert::convert(&bytes, &sniffed, &conversion, &decode).map_err(|e| e.to_string())
         })
         .await
-        .map_err(|error| match error {
-            PoolError::Full => Failure::new(
-                Class::Gateway,
-                "overloaded",
-                "the gateway has no room for more pixel work just now",
-            ),
-            _ => Failure::new(Class::Gateway, "internal_error", "the conversion broke off"),
-        })?
+        .map_err(|_| Failure::new(Class::Gateway, "internal_error", "the conversion broke off"))?
         .map_err(|e| unusable(format!("the provider's picture cannot be used: {e}")))?;
     if resized && request.size_text.is_some() {
         let reason = format!("the provider drew {from}; the gateway made it {}", converted.size);

@@ -65,7 +65,7 @@ fn code(class: Class) -> Code {
         Class::Ambiguous => Code::SubmitOutcomeUnknown,
         Class::ResultLost => Code::ResultLost,
         Class::Deadline => Code::DeadlineExceeded,
-        Class::Gateway => Code::Overloaded,
+        Class::Gateway => Code::InternalError,
         Class::NotSent | Class::Operator | Class::Unavailable | Class::Failed => {
             Code::ProvidersExhausted
         }

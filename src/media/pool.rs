@@ -115,11 +115,38 @@ impl Pool {
         weight: u64,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        let threads = match lane {
+        let threads = self.threads(lane);
+        let place = Arc::clone(&threads.places).try_acquire_owned().map_err(|_| PoolError::Full)?;
+        self.run_at(place, threads, weight, work).await
+    }
+
+    /// The same for work that must not be refused, such as a picture that is paid already: waits
+    /// for a place in the queue too. The caller bounds the time.
+    pub async fn run_in_turn<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        weight: u64,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PoolError> {
+        let threads = self.threads(lane);
+        let place = acquire(&threads.places, 1).await?;
+        self.run_at(place, threads, weight, work).await
+    }
+
+    fn threads(&self, lane: Lane) -> &Threads {
+        match lane {
             Lane::Normal => &self.normal,
             Lane::Slow => &self.slow,
-        };
-        let place = Arc::clone(&threads.places).try_acquire_owned().map_err(|_| PoolError::Full)?;
+        }
+    }
+
+    async fn run_at<T: Send + 'static>(
+        &self,
+        place: OwnedSemaphorePermit,
+        threads: &Threads,
+        weight: u64,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PoolError> {
         let thread = acquire(&threads.idle, 1).await?;
         let grains = u32::try_from(weight.div_ceil(GRAIN)).unwrap_or(u32::MAX);
         let memory = acquire(&self.memory, grains.min(threads.heaviest)).await?;

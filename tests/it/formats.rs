@@ -408,3 +408,17 @@ async fn replies_of_bytes_pass_as_they_are() {
         assert!(sent.text().contains(part), "{part} in {}", sent.text());
     }
 }
+
+#[tokio::test]
+async fn paid_pictures_wait_for_a_thread_and_are_never_turned_away() {
+    // More at once than a lane of the pool lets wait.
+    let (upstream, gateway) = drawing(&pictures::png(48, 48)).await;
+    let asked = body(&json!({"model": "gemini/nano-banana", "n": 10, "output_format": "avif"}));
+    let answers =
+        futures_util::future::join_all((0..12).map(|_| gateway.draw(asked.clone()))).await;
+    for answer in answers {
+        assert_eq!(answer.pictures().len(), 10, "{}", answer.shown());
+        assert_eq!(answer.json()["mediagate"]["failures"], json!([]));
+    }
+    assert_eq!(upstream.submits("/").len(), 120);
+}
