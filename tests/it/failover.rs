@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Gateway, Reply, Upstream, pictures,
+    Answer, Gateway, Reply, Upstream, each, pictures,
     vendors::{self, GEMINI, OPENAI, openai_error},
 };
 
@@ -73,7 +73,7 @@ fn faults() -> Vec<(&'static str, Reply)> {
 
 #[tokio::test]
 async fn one_provider_that_fails_is_paid_once_and_the_next_one_draws() {
-    for (outcome, reply) in faults() {
+    each(faults(), async |(outcome, reply)| {
         let upstream = first_says(vec![reply.clone()]).await;
         let gateway = Gateway::with(&upstream, &["openai", "gemini"], ROUTE).await;
         let answer = gateway.draw(body()).await;
@@ -85,12 +85,13 @@ async fn one_provider_that_fails_is_paid_once_and_the_next_one_draws() {
         // Only what was delivered is charged.
         assert_eq!(answer.cost(), "0.039000000", "{outcome}");
         assert_eq!(answer.header("x-mediagate-cost-usd"), Some("0.039000000"));
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn an_only_provider_that_fails_is_paid_once_and_never_shown_as_the_callers_fault() {
-    for (outcome, reply) in faults() {
+    each(faults(), async |(outcome, reply)| {
         let (status, code) = match outcome {
             "rate_limited" => (429, "providers_rate_limited"),
             "server_error" | "malformed_reply" | "connection_lost" => {
@@ -113,7 +114,8 @@ async fn an_only_provider_that_fails_is_paid_once_and_never_shown_as_the_callers
         assert_eq!(job["status"], state, "{job}");
         assert_eq!(job["error"]["code"], code, "{job}");
         assert_eq!(job["cost"], Value::Null, "{job}");
-    }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    Gateway, Reply, Upstream, pictures,
+    Gateway, Reply, Upstream, each, pictures,
     vendors::{self, GEMINI, STABILITY},
 };
 
@@ -97,7 +97,7 @@ const CASES: &[Case] = &[
 
 #[tokio::test]
 async fn every_form_of_refusal_is_the_callers_400_and_nobody_else_is_asked() {
-    for case in CASES {
+    each(CASES, async |case| {
         let upstream = Upstream::start().await;
         (case.script)(&upstream);
         upstream.on("POST", vendors::TOGETHER, vendors::openai(&[pictures::png(1024, 1024)]));
@@ -110,7 +110,8 @@ async fn every_form_of_refusal_is_the_callers_400_and_nobody_else_is_asked() {
         let attempts = answer.attempts();
         assert_eq!(attempts, [(case.model.to_owned(), "moderated".to_owned())], "{}", case.name);
         assert_eq!(answer.json()["mediagate"]["cost"], Value::Null);
-    }
+    })
+    .await;
 }
 
 /// A vendor may name the field, and nothing else may stand there.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Gateway, Reply, Upstream, pictures,
+    Gateway, Reply, Upstream, each, pictures,
     vendors::{self, BFL_POLL, FAL_RESULT, FAL_STATUS, FAL_STREAM},
 };
 
@@ -30,24 +30,28 @@ fn status(word: &str) -> Reply {
 
 #[tokio::test]
 async fn questions_that_fail_are_asked_again_without_a_new_submit() {
-    for broken in [
-        Reply::new(500, "text/html", "<html></html>"),
-        Reply::new(503, "application/json", "{}"),
-        Reply::new(200, "text/html", "<html></html>"),
-        Reply::reset(),
-        Reply::json(429, &json!({"detail": "slow"})).header("retry-after", "1"),
-        Reply::json(401, &json!({"detail": "who?"})),
-    ] {
-        let upstream = upstream().await;
-        vendors::fal_job(&upstream, vendors::fal_result(&[upstream.url(FILE)]));
-        upstream.on("GET", FAL_STATUS, [broken.clone(), status("COMPLETED")]);
-        let gateway = Gateway::with(&upstream, &["fal"], "").await;
-        let answer = gateway.draw(body("fal/flux-1-dev")).await;
-        assert_eq!(answer.picture(), picture(), "{broken:?}");
-        assert_eq!(upstream.submits("/").len(), 1, "{broken:?}");
-        assert_eq!(upstream.count("GET", FAL_STATUS), 2, "{broken:?}");
-        assert_eq!(answer.attempts().len(), 1);
-    }
+    each(
+        [
+            Reply::new(500, "text/html", "<html></html>"),
+            Reply::new(503, "application/json", "{}"),
+            Reply::new(200, "text/html", "<html></html>"),
+            Reply::reset(),
+            Reply::json(429, &json!({"detail": "slow"})).header("retry-after", "1"),
+            Reply::json(401, &json!({"detail": "who?"})),
+        ],
+        async |broken| {
+            let upstream = upstream().await;
+            vendors::fal_job(&upstream, vendors::fal_result(&[upstream.url(FILE)]));
+            upstream.on("GET", FAL_STATUS, [broken.clone(), status("COMPLETED")]);
+            let gateway = Gateway::with(&upstream, &["fal"], "").await;
+            let answer = gateway.draw(body("fal/flux-1-dev")).await;
+            assert_eq!(answer.picture(), picture(), "{broken:?}");
+            assert_eq!(upstream.submits("/").len(), 1, "{broken:?}");
+            assert_eq!(upstream.count("GET", FAL_STATUS), 2, "{broken:?}");
+            assert_eq!(answer.attempts().len(), 1);
+        },
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -91,7 +95,7 @@ async fn a_job_that_fails_is_made_by_the_next_deployment() {
             "job_failed",
         ),
     ];
-    for (model, script, outcome) in cases {
+    each(cases, async |(model, script, outcome)| {
         let upstream = upstream().await;
         script(&upstream);
         upstream.on("POST", vendors::GEMINI, vendors::gemini(&picture()));
@@ -105,33 +109,38 @@ async fn a_job_that_fails_is_made_by_the_next_deployment() {
         let answer = gateway.draw(body(model)).await;
         answer.error(502, "providers_exhausted", None);
         assert_eq!(upstream.submits("/").len(), 3, "{model}");
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_download_that_breaks_is_repeated() {
-    for broken in [
-        Reply::file("image/png", &picture()).cut_at(100),
-        Reply::new(500, "text/plain", "no"),
-        Reply::reset(),
-    ] {
-        let upstream = upstream().await;
-        upstream.on("GET", FILE, [broken, Reply::file("image/png", &picture())]);
-        vendors::fal_job(&upstream, vendors::fal_result(&[upstream.url(FILE)]));
-        let gateway = Gateway::with(&upstream, &["fal"], "").await;
-        let answer = gateway.draw(body("fal/flux-1-dev")).await;
-        assert_eq!(answer.picture(), picture());
-        assert_eq!(upstream.count("GET", FILE), 2);
-        assert_eq!(upstream.submits("/").len(), 1);
-        // The provider's key is not for those who keep its files.
-        let download = &upstream.seen(FILE)[0];
-        assert!(!format!("{:?}", download.headers).contains("secret-of"), "{download:?}");
-    }
+    each(
+        [
+            Reply::file("image/png", &picture()).cut_at(100),
+            Reply::new(500, "text/plain", "no"),
+            Reply::reset(),
+        ],
+        async |broken| {
+            let upstream = upstream().await;
+            upstream.on("GET", FILE, [broken, Reply::file("image/png", &picture())]);
+            vendors::fal_job(&upstream, vendors::fal_result(&[upstream.url(FILE)]));
+            let gateway = Gateway::with(&upstream, &["fal"], "").await;
+            let answer = gateway.draw(body("fal/flux-1-dev")).await;
+            assert_eq!(answer.picture(), picture());
+            assert_eq!(upstream.count("GET", FILE), 2);
+            assert_eq!(upstream.submits("/").len(), 1);
+            // The provider's key is not for those who keep its files.
+            let download = &upstream.seen(FILE)[0];
+            assert!(!format!("{:?}", download.headers).contains("secret-of"), "{download:?}");
+        },
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_link_that_has_expired_is_asked_for_anew() {
-    for status in [403, 404, 410] {
+    each([403, 404, 410], async |status| {
         let expired = Reply::new(status, "text/xml", "<Error/>");
         // BFL
         let upstream = upstream().await;
@@ -157,7 +166,8 @@ async fn a_link_that_has_expired_is_asked_for_anew() {
         let gateway = Gateway::with(&upstream, &["replicate"], "").await;
         assert_eq!(gateway.draw(body("replicate/flux-1-dev")).await.picture(), picture());
         assert_eq!(upstream.submits("/").len(), 1);
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -212,25 +222,29 @@ async fn a_stream_of_states_is_listened_to() {
 async fn where_the_stream_breaks_asking_takes_over() {
     let queued = (0, json!({"status": "IN_QUEUE"}));
     let odd = (0, json!("what is this"));
-    for stream in [
-        Reply::events(std::slice::from_ref(&queued), true),
-        Reply::events(std::slice::from_ref(&queued), false),
-        Reply::events(&[odd], true),
-        Reply::reset(),
-        Reply::new(500, "text/plain", "no"),
-    ] {
-        let upstream = upstream().await;
-        vendors::fal_job(&upstream, vendors::fal_result(&[upstream.url(FILE)]));
-        upstream.on("GET", FAL_STATUS, [status("IN_PROGRESS"), status("COMPLETED")]);
-        upstream.on("GET", FAL_STREAM, stream.clone());
-        let gateway = Gateway::with(&upstream, &["fal"], "").await;
-        let begun = std::time::Instant::now();
-        assert_eq!(gateway.draw(body("fal/flux-1-dev")).await.picture(), picture());
-        assert!(begun.elapsed().as_millis() < 3000, "{stream:?}: {:?}", begun.elapsed());
-        assert_eq!(upstream.count("GET", FAL_STATUS), 2, "{stream:?}");
-        assert_eq!(upstream.count("GET", FAL_STREAM), 1, "{stream:?}");
-        assert_eq!(upstream.submits("/").len(), 1);
-    }
+    each(
+        [
+            Reply::events(std::slice::from_ref(&queued), true),
+            Reply::events(std::slice::from_ref(&queued), false),
+            Reply::events(&[odd], true),
+            Reply::reset(),
+            Reply::new(500, "text/plain", "no"),
+        ],
+        async |stream| {
+            let upstream = upstream().await;
+            vendors::fal_job(&upstream, vendors::fal_result(&[upstream.url(FILE)]));
+            upstream.on("GET", FAL_STATUS, [status("IN_PROGRESS"), status("COMPLETED")]);
+            upstream.on("GET", FAL_STREAM, stream.clone());
+            let gateway = Gateway::with(&upstream, &["fal"], "").await;
+            let begun = std::time::Instant::now();
+            assert_eq!(gateway.draw(body("fal/flux-1-dev")).await.picture(), picture());
+            assert!(begun.elapsed().as_millis() < 3000, "{stream:?}: {:?}", begun.elapsed());
+            assert_eq!(upstream.count("GET", FAL_STATUS), 2, "{stream:?}");
+            assert_eq!(upstream.count("GET", FAL_STREAM), 1, "{stream:?}");
+            assert_eq!(upstream.submits("/").len(), 1);
+        },
+    )
+    .await;
 }
 
 #[tokio::test]
