@@ -139,7 +139,7 @@ impl Family {
         let size = match self.size.read(object) {
             Ok(size) => size,
             Err(violation) => {
-                found.push(violation);
+                found.push(*violation);
                 Size::new(1, 1)
             }
         };

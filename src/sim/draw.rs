@@ -10,7 +10,7 @@ use providers::media::Size;
 use super::rng::Rng;
 
 /// The longer side of the scene before it is enlarged.
-const SKETCH: u32 = 384;
+const SKETCH: u32 = 256;
 /// Side of a letter in its own dots.
 const DOTS: u32 = 8;
 
@@ -186,7 +186,9 @@ fn stars(data: &mut [u8], size: Size, rng: &mut Rng) {
         let y = (rng.unit() * size.height as f32 * 0.3) as usize;
         let start = (y * size.width as usize + x) * 3;
         if let Some(pixel) = data.get_mut(start..start + 3) {
-            pixel.iter_mut().for_each(|v| *v = (u16::from(*v) / 2 + 127) as u8);
+            for value in pixel {
+                *value = *value / 2 + 127;
+            }
         }
     }
 }
@@ -204,20 +206,16 @@ fn enlarge(canvas: Canvas, size: Size) -> Result<Canvas, String> {
     Ok(Canvas { size, channels: canvas.channels, data: to.into_vec() })
 }
 
-/// Film grain: without it a picture would weigh a tenth of what a vendor's does.
+/// Film grain: without it a picture would weigh a tenth of what a vendor's does. Chance takes
+/// the two lowest bits of every colour, eight bytes at a time; alpha, every fourth byte where
+/// there is one, is left alone.
 fn grain(canvas: &mut Canvas, rng: &mut Rng) {
-    let noise: Vec<i8> = (0..16_384).map(|_| (rng.draw() % 5) as i8 - 2).collect();
-    let row = canvas.size.width as usize * canvas.channels;
-    for line in canvas.data.chunks_exact_mut(row) {
-        let start = rng.draw() as usize % noise.len();
-        let specks = noise.iter().cycle().skip(start);
-        if canvas.channels == 4 {
-            for (pixel, speck) in line.chunks_exact_mut(4).zip(specks) {
-                pixel[..3].iter_mut().for_each(|v| *v = v.saturating_add_signed(*speck));
-            }
-        } else {
-            line.iter_mut().zip(specks).for_each(|(v, speck)| *v = v.saturating_add_signed(*speck));
-        }
+    let bits: u64 =
+        if canvas.channels == 4 { 0x0003_0303_0003_0303 } else { 0x0303_0303_0303_0303 };
+    let (whole, _rest) = canvas.data.as_chunks_mut::<8>();
+    for bytes in whole {
+        let grained = u64::from_le_bytes(*bytes) & !bits | rng.draw() & bits;
+        *bytes = grained.to_le_bytes();
     }
 }
 

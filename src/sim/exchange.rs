@@ -1,6 +1,6 @@
 //! One request as the dialects see it, and what they build replies from.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -162,7 +162,7 @@ pub(crate) fn json(status: u16, body: &Value) -> Response {
 }
 
 /// The same reply with one more header.
-pub(crate) fn with(mut response: Response, name: &'static str, value: impl ToString) -> Response {
+pub(crate) fn with(mut response: Response, name: &'static str, value: impl Display) -> Response {
     if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
         response.headers_mut().insert(HeaderName::from_static(name), value);
     }

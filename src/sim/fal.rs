@@ -42,12 +42,12 @@ pub(crate) fn place(x: &Exchange) -> (Stage, Option<String>) {
 }
 
 /// Plays the vendor.
-pub(crate) fn answer(x: &Exchange) -> Result<Response, Problem> {
+pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
     check_key(x.authorization("key"))?;
     let route = x.segments();
     match (x.method.as_str(), route.as_slice()) {
         ("POST", [_, _, ..]) if !route.contains(&"requests") => submit(x),
-        ("GET", [owner, app, "requests", id]) => result(x, &find(x, owner, app, id)?),
+        ("GET", [owner, app, "requests", id]) => Ok(result(x, &find(x, owner, app, id)?).await),
         ("GET", [owner, app, "requests", id, "status"]) => {
             let job = find(x, owner, app, id)?;
             x.sim.jobs.polled(&job.id);
@@ -187,31 +187,33 @@ fn watch(x: &Exchange, job: &Job) -> Response {
     (headers, Body::from_stream(events)).into_response()
 }
 
-fn result(x: &Exchange, job: &Job) -> Result<Response, Problem> {
+async fn result(x: &Exchange, job: &Job) -> Response {
     match job.state() {
         State::Queued | State::Running => {
-            return Ok(reply(400, &json!({"detail": "Request is still in progress"})));
+            return reply(400, &json!({"detail": "Request is still in progress"}));
         }
-        State::Cancelled => return Ok(reply(400, &json!({"detail": "Request was cancelled"}))),
+        State::Cancelled => return reply(400, &json!({"detail": "Request was cancelled"})),
         State::Done => x.sim.jobs.notice(&job.id),
     }
     if let (Err(_), Some("infra")) =
         (&job.work, job.fault.as_ref().and_then(|f| f.value.as_deref()))
     {
         let body = json!({"detail": "Runner disconnected", "error_type": "runner_disconnected"});
-        return Ok(with(reply(503, &body), "x-fal-error-type", "runner_disconnected"));
+        return with(reply(503, &body), "x-fal-error-type", "runner_disconnected");
     }
     let recipes = match &job.work {
         Ok(recipes) => recipes,
-        Err(problem) => return Ok(failed(problem, &job.request)),
+        Err(problem) => return failed(problem, &job.request),
     };
-    let images: Vec<Value> =
-        recipes.iter().enumerate().map(|(i, recipe)| image(x, job, i, recipe)).collect();
+    let mut images = Vec::new();
+    for (index, recipe) in recipes.iter().enumerate() {
+        images.push(image(x, job, index, recipe).await);
+    }
     let first = recipes.first();
     let family = VendorData::of(x.vendor).model(&job.model);
     let body = match family.map_or("", |family| family.word("reply")) {
-        "image" => {
-            json!({"image": images.first(), "seed": first.map(|recipe| recipe.scene.seed)})
+        "seeded" => {
+            json!({"images": images, "seed": first.map(|recipe| recipe.scene.seed)})
         }
         "described" => json!({"images": images, "description": ""}),
         "plain" => json!({"images": images}),
@@ -224,12 +226,12 @@ fn result(x: &Exchange, job: &Job) -> Result<Response, Problem> {
             "prompt": first.map(|recipe| recipe.scene.prompt.clone()),
         }),
     };
-    Ok(with(reply(200, &body), "x-fal-request-id", &job.id))
+    with(reply(200, &body), "x-fal-request-id", &job.id)
 }
 
-fn image(x: &Exchange, job: &Job, index: usize, recipe: &Recipe) -> Value {
+async fn image(x: &Exchange, job: &Job, index: usize, recipe: &Recipe) -> Value {
     let url = if job.request.get("sync_mode") == Some(&Value::Bool(true)) {
-        match recipe.make() {
+        match x.sim.gallery.picture(recipe).await {
             Ok(bytes) => format!("data:{};base64,{}", recipe.mime(), STANDARD.encode(bytes)),
             Err(_) => String::new(),
         }
@@ -240,7 +242,7 @@ fn image(x: &Exchange, job: &Job, index: usize, recipe: &Recipe) -> Value {
         "url": url,
         "content_type": recipe.format.mime(),
         "file_name": format!("{index}.{}", recipe.format.extension()),
-        "file_size": null,
+        "file_size": x.sim.gallery.weight(recipe),
         "width": recipe.scene.size.width,
         "height": recipe.scene.size.height,
     })

@@ -1,14 +1,17 @@
 //! Draws pictures beside the event loop, each once, and remembers the last ones.
+//!
+//! A picture is begun when its job is taken, so that it is there when the job ends. One that
+//! somebody waits for goes before those.
 
 use std::{
     collections::{HashMap, VecDeque},
     panic::catch_unwind,
-    sync::{Arc, OnceLock, mpsc},
+    sync::{Arc, OnceLock},
     thread,
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
 use super::encode::Recipe;
@@ -18,8 +21,57 @@ const REMEMBERED: usize = 64 << 20;
 
 /// The pictures of a simulator and the threads that draw them.
 pub(crate) struct Gallery {
-    orders: mpsc::Sender<Arc<Frame>>,
+    easel: Arc<Easel>,
     shelf: Mutex<Shelf>,
+}
+
+/// Where orders wait for a painter.
+#[derive(Default)]
+struct Easel {
+    orders: Mutex<Orders>,
+    come: Condvar,
+}
+
+#[derive(Default)]
+struct Orders {
+    awaited: VecDeque<Arc<Frame>>,
+    ahead: VecDeque<Arc<Frame>>,
+    closed: bool,
+}
+
+impl Easel {
+    /// The next picture to draw; none once the gallery is gone.
+    fn next(&self) -> Option<Arc<Frame>> {
+        let mut orders = self.orders.lock();
+        loop {
+            if orders.closed {
+                return None;
+            }
+            let first = orders.awaited.pop_front();
+            if let Some(frame) = first.or_else(|| orders.ahead.pop_front()) {
+                return Some(frame);
+            }
+            self.come.wait(&mut orders);
+        }
+    }
+
+    fn paint(&self) {
+        while let Some(frame) = self.next() {
+            frame.picture.get_or_init(|| {
+                // A panic must not leave those who wait for the picture waiting.
+                catch_unwind(|| frame.recipe.make())
+                    .unwrap_or_else(|_| Err("the painter panicked".to_owned()))
+            });
+            frame.hung.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Gallery {
+    fn drop(&mut self) {
+        self.easel.orders.lock().closed = true;
+        self.easel.come.notify_all();
+    }
 }
 
 #[derive(Default)]
@@ -37,30 +89,17 @@ struct Frame {
 impl Gallery {
     /// An empty gallery; its threads end with it.
     pub(crate) fn new() -> Self {
-        let (orders, queue) = mpsc::channel::<Arc<Frame>>();
-        let queue = Arc::new(Mutex::new(queue));
+        let easel = Arc::new(Easel::default());
         // One core is left to those who serve.
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let painters = cores.saturating_sub(1).clamp(1, 4);
-        for i in 0..painters {
-            let queue = Arc::clone(&queue);
-            let work = move || {
-                loop {
-                    let order = queue.lock().recv();
-                    let Ok(frame) = order else { return };
-                    frame.picture.get_or_init(|| {
-                        // A panic must not leave those who wait for the picture waiting.
-                        catch_unwind(|| frame.recipe.make())
-                            .unwrap_or_else(|_| Err("the painter panicked".to_owned()))
-                    });
-                    frame.hung.notify_waiters();
-                }
-            };
-            if let Err(error) = thread::Builder::new().name(format!("sim-draw-{i}")).spawn(work) {
+        for i in 0..cores.saturating_sub(1).clamp(1, 4) {
+            let theirs = Arc::clone(&easel);
+            let thread = thread::Builder::new().name(format!("sim-draw-{i}"));
+            if let Err(error) = thread.spawn(move || theirs.paint()) {
                 tracing::error!(%error, "the simulator has one painter less");
             }
         }
-        Self { orders, shelf: Mutex::default() }
+        Self { easel, shelf: Mutex::default() }
     }
 
     /// Begins a picture, if it is not there yet.
@@ -81,15 +120,24 @@ impl Gallery {
         shelf.frames.insert(recipe.clone(), Arc::clone(&frame));
         shelf.oldest.push_back(recipe.clone());
         shelf.tidy();
-        if self.orders.send(Arc::clone(&frame)).is_err() {
-            let _first = frame.picture.set(Err("the painters are gone".to_owned()));
-        }
+        self.easel.orders.lock().ahead.push_back(Arc::clone(&frame));
+        self.easel.come.notify_one();
         frame
+    }
+
+    /// The bytes of a picture, if it is drawn.
+    pub(crate) fn weight(&self, recipe: &Recipe) -> Option<usize> {
+        let frame = self.frame(recipe);
+        frame.picture.get()?.as_ref().ok().map(Bytes::len)
     }
 
     /// A picture, drawn if need be.
     pub(crate) async fn picture(&self, recipe: &Recipe) -> Result<Bytes, String> {
         let frame = self.frame(recipe);
+        if frame.picture.get().is_none() {
+            self.easel.orders.lock().awaited.push_back(Arc::clone(&frame));
+            self.easel.come.notify_one();
+        }
         loop {
             let hung = frame.hung.notified();
             if let Some(picture) = frame.picture.get() {

@@ -15,6 +15,10 @@ use super::{
     studio::{self, Wish},
 };
 
+/// What a model says beside the picture, and the tokens of it.
+const SPOKEN: &str = "Here is your picture:";
+const SPOKEN_TOKENS: u64 = 6;
+
 /// Plays the vendor.
 pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
     let route = x.segments();
@@ -58,19 +62,23 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
     let (job, pictures) = studio::work(x, model, recipes.clone()).await?;
     let mut parts = Vec::new();
     if wants_text(&object) {
-        parts.push(json!({"text": "Here is your picture:"}));
+        parts.push(json!({"text": SPOKEN}));
     }
-    if let (Some(true), Some(recipe)) =
-        (family.extra.get("draft").and_then(Value::as_bool), recipes.first())
-    {
+    if let (Some(_), Some(recipe)) = (family.number("thoughts"), recipes.first()) {
         parts.push(draft(recipe)?);
     }
     for (recipe, picture) in recipes.iter().zip(&pictures) {
         parts.push(inline(recipe, picture));
     }
-    let tokens = tokens(family, &object);
+    let spoken = if wants_text(&object) { SPOKEN_TOKENS } else { 0 };
+    let drawn = tokens(family, &object);
+    let tokens = drawn + spoken;
+    let mut details = vec![json!({"modality": "IMAGE", "tokenCount": drawn})];
+    if spoken > 0 {
+        details.push(json!({"modality": "TEXT", "tokenCount": spoken}));
+    }
     let input = prompt.chars().count().div_ceil(4) as u64;
-    let body = json!({
+    let mut body = json!({
         "candidates": [{
             "content": {"role": "model", "parts": parts},
             "finishReason": "STOP",
@@ -81,11 +89,16 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
             "candidatesTokenCount": tokens,
             "totalTokenCount": input + tokens,
             "promptTokensDetails": [{"modality": "TEXT", "tokenCount": input}],
-            "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": tokens}],
+            "candidatesTokensDetails": details,
         },
         "modelVersion": model,
         "responseId": job.id,
     });
+    if let Some(thoughts) = family.number("thoughts") {
+        let thoughts = thoughts as u64;
+        body["usageMetadata"]["thoughtsTokenCount"] = thoughts.into();
+        body["usageMetadata"]["totalTokenCount"] = (input + tokens + thoughts).into();
+    }
     Ok(reply(200, &body))
 }
 
@@ -142,7 +155,7 @@ fn blocked(model: &str, how: &str) -> Value {
 }
 
 /// Protocol buffers take both spellings of a name; inside there is one.
-fn camel(object: Map<String, Value>) -> Map<String, Value> {
+pub(crate) fn camel(object: Map<String, Value>) -> Map<String, Value> {
     object.into_iter().map(|(name, value)| (camel_name(&name), camel_value(value))).collect()
 }
 
@@ -181,7 +194,7 @@ fn place_of(path: &[String]) -> String {
     let mut out = String::new();
     for part in path {
         if part.bytes().all(|b| b.is_ascii_digit()) {
-            out += &format!("[{part}]");
+            out.extend(["[", part, "]"]);
         } else {
             out += if out.is_empty() { "" } else { "." };
             out += &snake(part);

@@ -12,6 +12,8 @@
 //! 3. Replies tell the job's state by the time that has passed; pictures come inline or from
 //!    [`files`], by URLs that expire.
 
+#[cfg(test)]
+mod agreement;
 mod azure;
 mod bfl;
 mod data;

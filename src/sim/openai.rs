@@ -12,6 +12,7 @@ use super::{
     exchange::{Exchange, Problem, check_key, json as reply, with},
     schema::{Violation, Wrong, type_name},
     studio::{self, Wish},
+    vendor::Vendor,
 };
 
 /// Plays the vendor.
@@ -45,7 +46,7 @@ pub(crate) async fn generate(
 ) -> Result<Response, Problem> {
     let order = family.order(object).map_err(Problem::Fields)?;
     let text = |field: &str| at(object, field).and_then(Value::as_str);
-    combinations(object, &order).map_err(|violation| Problem::Fields(vec![violation]))?;
+    combinations(object, &order).map_err(|violation| Problem::Fields(vec![*violation]))?;
     if x.moderated().is_some() {
         return Err(Problem::Moderated);
     }
@@ -75,30 +76,45 @@ pub(crate) async fn generate(
         let partials = at(object, "partial_images").and_then(Value::as_u64).unwrap_or(0);
         events(x, &recipes, &pictures, body, partials).await?
     } else {
-        let images: Vec<Value> =
-            pictures.iter().map(|bytes| json!({"b64_json": STANDARD.encode(bytes)})).collect();
+        let images: Vec<Value> = pictures.iter().map(|bytes| item(x.vendor, bytes)).collect();
         body.insert("data".to_owned(), images.into());
         reply(200, &Value::Object(body))
     };
     Ok(with(answer, "x-request-id", format!("req_{}", job.id.replace('-', ""))))
 }
 
+/// One picture of a reply; Azure tells what its filters found.
+fn item(vendor: Vendor, bytes: &Bytes) -> Value {
+    let mut item = json!({"b64_json": STANDARD.encode(bytes)});
+    if vendor == Vendor::Azure {
+        let safe = json!({"filtered": false, "severity": "safe"});
+        let kinds =
+            || ["hate", "self_harm", "sexual", "violence"].map(|k| (k.to_owned(), safe.clone()));
+        let content: Map<String, Value> = kinds().into_iter().collect();
+        let mut prompt = content.clone();
+        prompt.insert("jailbreak".to_owned(), json!({"detected": false, "filtered": false}));
+        item["content_filter_results"] = content.into();
+        item["prompt_filter_results"] = prompt.into();
+    }
+    item
+}
+
 /// Rules that concern two fields at once.
-fn combinations(object: &Map<String, Value>, order: &Order) -> Result<(), Violation> {
+fn combinations(object: &Map<String, Value>, order: &Order) -> Result<(), Box<Violation>> {
     let background = at(object, "background");
     if background.and_then(Value::as_str) == Some("transparent") && !order.format.has_alpha() {
         let words = format!(
             "Transparent background is not supported for output format '{}'.",
             order.format
         );
-        return Err(Violation::rule("background", &json!("transparent"), words));
+        return Err(Box::new(Violation::rule("background", &json!("transparent"), words)));
     }
     if let Some(level) = at(object, "output_compression")
         && level.as_u64() != Some(100)
         && !order.format.is_lossy()
     {
         let words = "Compression less than 100 is not supported for PNG output format.";
-        return Err(Violation::rule("output_compression", level, words));
+        return Err(Box::new(Violation::rule("output_compression", level, words)));
     }
     Ok(())
 }
@@ -137,7 +153,11 @@ async fn events(
         data.insert("b64_json".to_owned(), STANDARD.encode(picture).into());
         data.extend(body.clone());
         data.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-        text += &format!("event: {name}\ndata: {}\n\n", Value::Object(data));
+        text += "event: ";
+        text += name;
+        text += "\ndata: ";
+        text += &Value::Object(data).to_string();
+        text += "\n\n";
     };
     for (recipe, picture) in recipes.iter().zip(pictures) {
         for index in 0..partials {
@@ -152,8 +172,13 @@ async fn events(
     Ok(([(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")], text).into_response())
 }
 
-/// The error body all of OpenAI's kin use.
-pub(crate) fn error(status: u16, kind: &str, code: Value, param: Value, message: &str) -> Response {
+fn error(
+    status: u16,
+    kind: &str,
+    code: Option<&str>,
+    param: Option<&str>,
+    message: &str,
+) -> Response {
     let error = json!({"message": message, "type": kind, "param": param, "code": code});
     reply(status, &json!({"error": error}))
 }
@@ -227,7 +252,7 @@ fn dotted(violation: &Violation) -> String {
     let mut out = String::new();
     for part in &violation.path {
         if part.bytes().all(|b| b.is_ascii_digit()) {
-            out += &format!("[{part}]");
+            out.extend(["[", part, "]"]);
         } else {
             out += if out.is_empty() { "" } else { "." };
             out += part;
@@ -239,27 +264,26 @@ fn dotted(violation: &Violation) -> String {
 /// A refusal in OpenAI's words.
 pub(crate) fn refuse(problem: &Problem) -> Response {
     let invalid = "invalid_request_error";
-    let null = Value::Null;
     let response = match problem {
         Problem::NoKey | Problem::WrongKeyForm => error(
             401,
             invalid,
-            null.clone(),
-            null,
+            None,
+            None,
             "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
         ),
         Problem::BadKey => error(
             401,
             invalid,
-            "invalid_api_key".into(),
-            null,
+            Some("invalid_api_key"),
+            None,
             "Incorrect API key provided: bad-key. You can find your API key at https://platform.openai.com/account/api-keys.",
         ),
         Problem::NoCredit => error(
             429,
             "insufficient_quota",
-            "insufficient_quota".into(),
-            null,
+            Some("insufficient_quota"),
+            None,
             "You exceeded your current quota, please check your plan and billing details.",
         ),
         Problem::RateLimited(wait) => {
@@ -267,7 +291,7 @@ pub(crate) fn refuse(problem: &Problem) -> Response {
                 "Rate limit reached for images per minute in organization org-sim: Limit 5, Used 5, Requested 1. Please try again in {wait}s."
             );
             let response =
-                error(429, "rate_limit_exceeded", "rate_limit_exceeded".into(), null, &message);
+                error(429, "rate_limit_exceeded", Some("rate_limit_exceeded"), None, &message);
             let response = with(response, "retry-after", wait);
             let response = with(response, "x-ratelimit-limit-requests", 5);
             let response = with(response, "x-ratelimit-remaining-requests", 0);
@@ -276,29 +300,29 @@ pub(crate) fn refuse(problem: &Problem) -> Response {
         Problem::Internal => error(
             500,
             "server_error",
-            "server_error".into(),
-            null,
+            Some("server_error"),
+            None,
             "The server had an error while processing your request. Sorry about that!",
         ),
         Problem::Unavailable => error(
             503,
             "server_error",
-            "service_unavailable".into(),
-            null,
+            Some("service_unavailable"),
+            None,
             "The engine is currently overloaded, please try again later",
         ),
         Problem::Moderated => error(
             400,
             "image_generation_user_error",
-            "moderation_blocked".into(),
-            null,
+            Some("moderation_blocked"),
+            None,
             "Your request was rejected by the safety system. If you believe this is an error, contact us at help.openai.com and include the request ID req_simulated. safety_violations=[violence].",
         ),
         Problem::MediaType(given) => error(
             400,
             invalid,
-            "unsupported_content_type".into(),
-            null,
+            Some("unsupported_content_type"),
+            None,
             &format!(
                 "Unsupported content type: '{given}'. This API method only accepts 'application/json' requests, but you specified the header 'Content-Type: {given}'. Please try again with a supported content type."
             ),
@@ -306,18 +330,18 @@ pub(crate) fn refuse(problem: &Problem) -> Response {
         Problem::Malformed => error(
             400,
             invalid,
-            null.clone(),
-            null,
+            None,
+            None,
             "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)",
         ),
         Problem::NoRoute(path) | Problem::NoJob(path) => {
-            error(404, invalid, "unknown_url".into(), null, &format!("Invalid URL (POST {path})"))
+            error(404, invalid, Some("unknown_url"), None, &format!("Invalid URL (POST {path})"))
         }
         Problem::Method(path) => error(
             405,
             invalid,
-            "method_not_supported".into(),
-            null,
+            Some("method_not_supported"),
+            None,
             &format!(
                 "Not allowed to use this method on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
             ),
@@ -325,15 +349,15 @@ pub(crate) fn refuse(problem: &Problem) -> Response {
         Problem::NoModel(model) => error(
             404,
             invalid,
-            "model_not_found".into(),
-            null,
+            Some("model_not_found"),
+            None,
             &format!("The model '{model}' does not exist or you do not have access to it."),
         ),
         Problem::Retired(model) => error(
             404,
             invalid,
-            "model_not_found".into(),
-            null,
+            Some("model_not_found"),
+            None,
             &format!(
                 "The model '{model}' has been deprecated, learn more here: https://platform.openai.com/docs/deprecations"
             ),
@@ -341,9 +365,9 @@ pub(crate) fn refuse(problem: &Problem) -> Response {
         Problem::Fields(violations) => {
             let Some(first) = violations.first() else { return refuse(&Problem::Internal) };
             let (message, code) = wording(first);
-            error(400, invalid, code.into(), dotted(first).into(), &message)
+            error(400, invalid, Some(code), Some(&dotted(first)), &message)
         }
-        Problem::Rule(words) => error(400, invalid, null.clone(), null, words),
+        Problem::Rule(words) => error(400, invalid, None, None, words),
     };
     with(response, "x-request-id", format!("req_{}", uuid::Uuid::new_v4().simple()))
 }

@@ -33,7 +33,16 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
     check_key(x.authorization("bearer").or_else(|| x.authorization("token")))?;
     match (x.method.as_str(), x.segments().as_slice()) {
         ("POST", ["v1", "models", owner, name, "predictions"]) => {
-            submit(x, format!("{owner}/{name}")).await
+            let id = format!("{owner}/{name}");
+            // A community model has no such path: it is called by its version.
+            let official =
+                VendorData::of(x.vendor).model(&id).filter(|m| m.word("version").is_empty());
+            official.ok_or_else(|| Problem::NoModel(id.clone()))?;
+            submit(x, id).await
+        }
+        // Whatever its name, a deployment of the simulator runs one community model.
+        ("POST", ["v1", "deployments", _, _, "predictions"]) => {
+            submit(x, "stability-ai/sdxl".to_owned()).await
         }
         ("POST", ["v1", "predictions"]) => {
             let object = x.json()?;
@@ -48,8 +57,9 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
         }
         ("GET", ["v1", "models", owner, name]) => {
             let id = format!("{owner}/{name}");
-            VendorData::of(x.vendor).model(&id).ok_or_else(|| Problem::NoModel(id.clone()))?;
-            let latest = json!({"id": version_of(&id), "cog_version": "0.16.0"});
+            let data = VendorData::of(x.vendor);
+            data.model(&id).ok_or_else(|| Problem::NoModel(id.clone()))?;
+            let latest = json!({"id": version_of(data, &id), "cog_version": "0.16.0"});
             Ok(reply(200, &json!({"owner": owner, "name": name, "latest_version": latest})))
         }
         ("GET", ["v1", "predictions", id]) => {
@@ -72,15 +82,18 @@ fn by_version(x: &Exchange, version: &str) -> Option<String> {
     let (name, digits) = match version.split_once(':') {
         Some((name, digits)) => (name, Some(digits)),
         None if version.contains('/') => (version, None),
-        None => return data.models().find(|id| version_of(id) == version).map(str::to_owned),
+        None => return data.models().find(|id| version_of(data, id) == version).map(str::to_owned),
     };
     data.model(name)?;
-    digits.is_none_or(|digits| version_of(name) == digits).then(|| name.to_owned())
+    digits.is_none_or(|digits| version_of(data, name) == digits).then(|| name.to_owned())
 }
 
 /// The one version of a model: 64 hexadecimal digits.
-fn version_of(model: &str) -> String {
-    hex::encode(Sha256::digest(model.as_bytes()))
+fn version_of(data: &VendorData, model: &str) -> String {
+    match data.model(model).map(|family| family.word("version")) {
+        Some(digits) if !digits.is_empty() => digits.to_owned(),
+        _ => hex::encode(Sha256::digest(model.as_bytes())),
+    }
 }
 
 async fn submit(x: &Exchange, model: String) -> Result<Response, Problem> {
@@ -309,8 +322,9 @@ pub(crate) fn refuse(problem: &Problem) -> Response {
         Problem::Rule(words) => titled(422, "Unprocessable entity", words),
         Problem::Fields(violations) => {
             let worded: Vec<_> = violations.iter().map(wording).collect();
-            let detail: String =
+            let lines: Vec<String> =
                 worded.iter().map(|(field, _, words)| format!("- {field}: {words}\n")).collect();
+            let detail = lines.concat();
             let fields: Vec<Value> = worded
                 .iter()
                 .map(|(field, kind, words)| {

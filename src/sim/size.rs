@@ -131,7 +131,7 @@ fn side(value: Option<&Value>) -> Option<u32> {
 
 impl SizeSpec {
     /// The size a request asks for.
-    pub(crate) fn read(&self, object: &Map<String, Value>) -> Result<Size, Violation> {
+    pub(crate) fn read(&self, object: &Map<String, Value>) -> Result<Size, Box<Violation>> {
         match self {
             Self::Text { field, default, rule, ratio } => {
                 let wanted = ratio.as_ref().and_then(|field| at(object, field)?.as_str());
@@ -144,9 +144,13 @@ impl SizeSpec {
                     return Ok(*default);
                 }
                 let size: Size = text.parse().map_err(|_| {
-                    Violation::rule(field, given, "must be WIDTHxHEIGHT in pixels, or auto")
+                    Box::new(Violation::rule(
+                        field,
+                        given,
+                        "must be WIDTHxHEIGHT in pixels, or auto",
+                    ))
                 })?;
-                rule.apply(size).map_err(|words| Violation::rule(field, given, words))
+                rule.apply(size).map_err(|words| Box::new(Violation::rule(field, given, words)))
             }
             Self::Sides { width, height, default, rule } => {
                 let asked = Size::new(
@@ -158,7 +162,7 @@ impl SizeSpec {
                 let blamed =
                     if square(asked.width) || !square(asked.height) { width } else { height };
                 let given = at(object, blamed).unwrap_or(&Value::Null);
-                rule.apply(asked).map_err(|words| Violation::rule(blamed, given, words))
+                rule.apply(asked).map_err(|words| Box::new(Violation::rule(blamed, given, words)))
             }
             Self::Preset { field, default, presets, rule } => match at(object, field) {
                 Some(Value::String(name)) => Ok(*presets.get(name).unwrap_or(default)),
@@ -167,7 +171,8 @@ impl SizeSpec {
                         side(sides.get("width")).unwrap_or(default.width),
                         side(sides.get("height")).unwrap_or(default.height),
                     );
-                    rule.apply(asked).map_err(|words| Violation::rule(field, given, words))
+                    rule.apply(asked)
+                        .map_err(|words| Box::new(Violation::rule(field, given, words)))
                 }
                 _ => Ok(*default),
             },
@@ -178,23 +183,31 @@ impl SizeSpec {
                 if let Some(rule) = custom
                     && (ratio == "custom" || level == Some("custom"))
                 {
-                    let missing = |name: &str| Violation {
-                        path: vec![name.to_owned()],
-                        wrong: Wrong::Missing,
-                        given: Value::Null,
+                    let missing = |name: &str| {
+                        Box::new(Violation {
+                            path: vec![name.to_owned()],
+                            wrong: Wrong::Missing,
+                            given: Value::Null,
+                        })
                     };
                     let asked = Size::new(
                         side(at(object, "width")).ok_or_else(|| missing("width"))?,
                         side(at(object, "height")).ok_or_else(|| missing("height"))?,
                     );
                     let given = at(object, "width").unwrap_or(&Value::Null);
-                    return rule.apply(asked).map_err(|w| Violation::rule("width", given, w));
+                    return rule
+                        .apply(asked)
+                        .map_err(|w| Box::new(Violation::rule("width", given, w)));
                 }
                 // Without a picture to match there is nothing but the default.
                 let ratio =
                     if ["match_input_image", "auto"].contains(&ratio) { "1:1" } else { ratio };
                 self.drawn(ratio, level).map_err(|words| {
-                    Violation::rule(field, at(object, field).unwrap_or(&Value::Null), words)
+                    Box::new(Violation::rule(
+                        field,
+                        at(object, field).unwrap_or(&Value::Null),
+                        words,
+                    ))
                 })
             }
         }
@@ -265,7 +278,7 @@ mod tests {
 
     use super::*;
 
-    fn check(spec: &str, request: Value, expected: Result<&str, &str>) {
+    fn check(spec: &str, request: &Value, expected: Result<&str, &str>) {
         let spec: SizeSpec = toml::from_str(spec).unwrap();
         let found = spec.read(request.as_object().unwrap());
         match expected {
@@ -278,29 +291,33 @@ mod tests {
     fn sizes_are_read_as_each_vendor_spells_them() {
         let text = "from = 'text'\nfield = 'size'\ndefault = '1024x1024'\n\
                     rule = { multiple_of = 16, max_edge = 3840, max_ratio = 3, min_pixels = 655360 }";
-        check(text, json!({}), Ok("1024x1024"));
-        check(text, json!({"size": "auto"}), Ok("1024x1024"));
-        check(text, json!({"size": "1536x1024"}), Ok("1536x1024"));
+        check(text, &json!({}), Ok("1024x1024"));
+        check(text, &json!({"size": "auto"}), Ok("1024x1024"));
+        check(text, &json!({"size": "1536x1024"}), Ok("1536x1024"));
         for bad in ["1000x700", "10x", "64x64", "3856x1600", "3200x1024", "big"] {
-            check(text, json!({"size": bad}), Err("size"));
+            check(text, &json!({"size": bad}), Err("size"));
         }
         let sides = "from = 'sides'\nwidth = 'width'\nheight = 'height'\ndefault = '1024x768'\n\
                      rule = { multiple_of = 32, min_edge = 256, max_edge = 1440 }";
-        check(sides, json!({}), Ok("1024x768"));
-        check(sides, json!({"height": 1024}), Ok("1024x1024"));
-        check(sides, json!({"width": 1000}), Err("width"));
-        check(sides, json!({"height": 100}), Err("height"));
+        check(sides, &json!({}), Ok("1024x768"));
+        check(sides, &json!({"height": 1024}), Ok("1024x1024"));
+        check(sides, &json!({"width": 1000}), Err("width"));
+        check(sides, &json!({"height": 100}), Err("height"));
         let preset = "from = 'preset'\nfield = 'image_size'\ndefault = '1024x768'\n\
                       presets = { square = '512x512' }\nrule = { snap = 16, max_pixels = 4194304 }";
-        check(preset, json!({"image_size": "square"}), Ok("512x512"));
-        check(preset, json!({"image_size": {"width": 1000, "height": 700}}), Ok("992x688"));
-        check(preset, json!({"image_size": {"width": 4000, "height": 4000}}), Err("image_size"));
+        check(preset, &json!({"image_size": "square"}), Ok("512x512"));
+        check(preset, &json!({"image_size": {"width": 1000, "height": 700}}), Ok("992x688"));
+        check(preset, &json!({"image_size": {"width": 4000, "height": 4000}}), Err("image_size"));
         let ratio = "from = 'ratio'\nfield = 'aspect_ratio'\ndefault = '16:9'\narea = 4194304\n\
                      step = 64\nrange = ['9:21', '21:9']\ncustom = { multiple_of = 32 }";
-        check(ratio, json!({}), Ok("2752x1536"));
-        check(ratio, json!({"aspect_ratio": "1:1"}), Ok("2048x2048"));
-        check(ratio, json!({"aspect_ratio": "3:1"}), Err("aspect_ratio"));
-        check(ratio, json!({"aspect_ratio": "custom", "width": 320, "height": 640}), Ok("320x640"));
-        check(ratio, json!({"aspect_ratio": "custom", "width": 320}), Err("height"));
+        check(ratio, &json!({}), Ok("2752x1536"));
+        check(ratio, &json!({"aspect_ratio": "1:1"}), Ok("2048x2048"));
+        check(ratio, &json!({"aspect_ratio": "3:1"}), Err("aspect_ratio"));
+        check(
+            ratio,
+            &json!({"aspect_ratio": "custom", "width": 320, "height": 640}),
+            Ok("320x640"),
+        );
+        check(ratio, &json!({"aspect_ratio": "custom", "width": 320}), Err("height"));
     }
 }

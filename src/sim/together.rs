@@ -55,79 +55,77 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
 /// A refusal in Together's words.
 pub(crate) fn refuse(problem: &Problem) -> Response {
     let invalid = "invalid_request_error";
-    let error = |status: u16, kind: &str, code: Value, param: Value, message: &str| {
-        let error = json!({"message": message, "type": kind, "param": param, "code": code});
-        reply(status, &json!({"id": uuid::Uuid::new_v4().to_string(), "error": error}))
-    };
-    let null = Value::Null;
+    let error =
+        |status: u16, kind: &str, code: Option<&str>, param: Option<&str>, message: &str| {
+            let error = json!({"message": message, "type": kind, "param": param, "code": code});
+            reply(status, &json!({"id": uuid::Uuid::new_v4().to_string(), "error": error}))
+        };
     match problem {
         Problem::NoKey | Problem::WrongKeyForm => {
-            error(401, invalid, "missing_api_key".into(), null, "Missing API key")
+            error(401, invalid, Some("missing_api_key"), None, "Missing API key")
         }
         Problem::BadKey => error(
             401,
             invalid,
-            "invalid_api_key".into(),
-            null,
+            Some("invalid_api_key"),
+            None,
             "Invalid API key provided. You can find your API key at https://api.together.ai/settings/api-keys.",
         ),
         Problem::NoCredit => error(
             402,
             "credit_limit",
-            null.clone(),
-            null,
+            None,
+            None,
             "Credit limit exceeded, please add credits to your account",
         ),
         Problem::RateLimited(wait) => {
             let message =
                 "You have reached the rate limit specific to this model. Please retry later.";
-            let response = error(429, "model_rate_limit", null.clone(), null, message);
+            let response = error(429, "model_rate_limit", None, None, message);
             let response = with(response, "retry-after", wait);
             let response = with(response, "x-ratelimit-limit", 10);
             with(response, "x-ratelimit-remaining", 0)
         }
-        Problem::Internal => {
-            error(500, "server_error", null.clone(), null, "Internal server error")
-        }
+        Problem::Internal => error(500, "server_error", None, None, "Internal server error"),
         Problem::Unavailable => error(
             503,
             "service_unavailable",
-            null.clone(),
-            null,
+            None,
+            None,
             "The server is overloaded or not ready yet.",
         ),
         Problem::Moderated => error(
             422,
             invalid,
-            "nsfw_content".into(),
-            "prompt".into(),
+            Some("nsfw_content"),
+            Some("prompt"),
             "The prompt may contain NSFW content. Please try again with a different prompt.",
         ),
         Problem::NoModel(model) | Problem::Retired(model) => error(
             404,
             invalid,
-            "model_not_available".into(),
-            "model".into(),
+            Some("model_not_available"),
+            Some("model"),
             &format!(
                 "Unable to access model {model}. Please visit https://api.together.ai/models to view the list of supported models."
             ),
         ),
         Problem::NoRoute(path) | Problem::NoJob(path) => {
-            error(404, invalid, null.clone(), null, &format!("Invalid URL: {path}"))
+            error(404, invalid, None, None, &format!("Invalid URL: {path}"))
         }
-        Problem::Method(_) => error(405, invalid, null.clone(), null, "Method not allowed"),
+        Problem::Method(_) => error(405, invalid, None, None, "Method not allowed"),
         Problem::MediaType(_) | Problem::Malformed => error(
             400,
             invalid,
-            "invalid_json".into(),
-            null,
+            Some("invalid_json"),
+            None,
             "Request body must be valid JSON with content type application/json",
         ),
         Problem::Fields(violations) => {
             let Some(first) = violations.first() else { return refuse(&Problem::Internal) };
             let (message, code) = openai::wording(first);
-            error(400, invalid, code.into(), first.dotted().into(), &message)
+            error(400, invalid, Some(code), Some(&first.dotted()), &message)
         }
-        Problem::Rule(words) => error(400, invalid, null.clone(), null, words),
+        Problem::Rule(words) => error(400, invalid, None, None, words),
     }
 }

@@ -144,7 +144,7 @@ impl Vendor {
             Self::OpenAi => openai::answer(x).await,
             Self::Azure => azure::answer(x).await,
             Self::Together => together::answer(x).await,
-            Self::Fal => fal::answer(x),
+            Self::Fal => fal::answer(x).await,
             Self::Replicate => replicate::answer(x).await,
             Self::Bfl => bfl::answer(x),
             Self::Gemini => gemini::answer(x).await,

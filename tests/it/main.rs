@@ -21,6 +21,8 @@ mod s3;
 #[cfg(test)]
 mod setup;
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod support;
