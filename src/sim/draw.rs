@@ -239,7 +239,7 @@ fn letter(canvas: &mut Canvas, scene: &Scene) {
     let x = width.saturating_sub(mark_width) / 2;
     write(canvas, mark, &Pen { x, y: top + mark_scale * 2, scale: mark_scale }, [255, 214, 64]);
 
-    let scale = (width.min(height) / 400).max(1);
+    let scale = ((width + height) / 1000).max(1);
     let margin = scale * 6;
     let columns = (width.saturating_sub(margin * 4) / (DOTS * scale)).max(4) as usize;
     let room = (height / 3 / (scale * 11)).max(1) as usize;
