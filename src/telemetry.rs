@@ -1,5 +1,7 @@
 //! Logs: one line per request, no prompt and no key, for people or for machines.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::{LogConfig, LogFormat};
@@ -8,7 +10,8 @@ use crate::config::{LogConfig, LogFormat};
 pub fn start(config: &LogConfig) {
     let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     let _ = match config.format {
         LogFormat::Pretty => registry.with(layer.with_target(false).compact()).try_init(),
         LogFormat::Json => {

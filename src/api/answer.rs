@@ -136,7 +136,7 @@ fn beside(job: &Job, success: &Success) -> Map<String, Value> {
             answer.insert(name.to_owned(), value.into());
         }
     };
-    if let Some(first) = success.pictures.first() {
+    if let Some(first) = success.pictures.first().filter(|p| p.format != Format::Svg) {
         let size = first.size.to_string();
         echo("size", Some(&size), &["1024x1024", "1024x1536", "1536x1024"]);
         echo("output_format", Some(first.format.name()), &["png", "webp", "jpeg"]);

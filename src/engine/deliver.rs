@@ -200,6 +200,7 @@ impl Delivery<'_> {
             &candidate.served,
             &image,
             self.deadline,
+            engine.settings.pictures,
         );
         let driven = drive.run().await;
         let upstream = drive.upstream;
@@ -224,11 +225,13 @@ impl Delivery<'_> {
             ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         if let Err(failure) = &result {
+            // Providers like to quote the prompt, and no prompt is logged.
+            let message = failure.message.replace(&self.request.prompt, "***");
             tracing::warn!(
                 deployment = record.deployment,
                 outcome,
                 ms = record.ms,
-                message = failure.message,
+                message,
                 "attempt failed"
             );
         }

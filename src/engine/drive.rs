@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{
     failure::{Class, Failure},
     listen::Listener,
+    picture::{self, PictureLimits},
     poll::Prior,
     registry::Served,
     transport::{Transport, TransportError},
@@ -23,6 +24,8 @@ use crate::media::{
 /// A free request is repeated this often when it breaks, twice as late each time.
 const FREE_TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// A download that holds no usable picture is repeated until it was tried this often.
+const UNUSABLE_TRIES: u32 = 2;
 /// While a provider pushes, it is asked this many times less often.
 const BACKSTOP: u32 = 4;
 /// An accepted job whose state cannot be had this often in a row, with our key refused, is lost.
@@ -45,6 +48,7 @@ pub(crate) struct Drive<'a> {
     pub(crate) served: &'a Served,
     pub(crate) image: &'a ImageCall,
     pub(crate) deadline: Instant,
+    pub(crate) limits: PictureLimits,
     /// Time spent waiting for the provider.
     pub(crate) upstream: Duration,
     /// Status requests sent.
@@ -62,6 +66,7 @@ impl<'a> Drive<'a> {
         served: &'a Served,
         image: &'a ImageCall,
         deadline: Instant,
+        limits: PictureLimits,
     ) -> Self {
         Self {
             transport,
@@ -69,6 +74,7 @@ impl<'a> Drive<'a> {
             served,
             image,
             deadline,
+            limits,
             upstream: Duration::ZERO,
             polls: 0,
             job: None,
@@ -302,13 +308,22 @@ impl<'a> Drive<'a> {
         let mut pause = FIRST_PAUSE;
         let mut tries = 0;
         loop {
+            tries += 1;
+            let lost = |m: &str| Err(Failure::new(Class::ResultLost, "result_lost", m));
             let error = match timeout_at(self.deadline, self.fetch(&url)).await {
-                Ok(Ok(blob)) => return Ok(blob),
+                Ok(Ok(blob)) => match picture::inspect(&blob, self.limits) {
+                    Ok(_) => return Ok(blob),
+                    // Perhaps the provider's file server was in trouble: look once more. The
+                    // picture is paid, so no other provider is asked for it.
+                    Err(unusable) if tries >= UNUSABLE_TRIES => return lost(&unusable.message),
+                    Err(_) => {
+                        self.pause(pause).await?;
+                        continue;
+                    }
+                },
                 Ok(Err(error)) => error,
                 Err(_) => return Err(Failure::deadline()),
             };
-            tries += 1;
-            let lost = |m: &str| Err(Failure::new(Class::ResultLost, "result_lost", m));
             match error {
                 FetchError::Expired(_) if !renewed => {
                     renewed = true;

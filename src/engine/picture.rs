@@ -18,6 +18,8 @@ use crate::media::{
     sniff::{self, DecodeLimits, HEAD, Sniffed, TAIL},
 };
 
+/// How much further than planned a picture may be enlarged.
+const SLACK: f64 = 1.1;
 /// Quality of a lossy encoder, where none is asked.
 const QUALITY: u8 = 90;
 /// The same for AVIF, whose scale is another.
@@ -59,8 +61,10 @@ pub(crate) async fn prepare(
     let geometry = if sniffed.format == Format::Svg {
         None
     } else {
-        let ask = &request.size;
-        plan::resize_for(&candidate.size.target, ask.fit, sniffed.size, limits.max_upscale)
+        // The limit held when the plan was made. A paid picture that came a little smaller than
+        // planned is better enlarged a little more than thrown away.
+        let most = limits.max_upscale.max(candidate.size.enlargement) * SLACK;
+        plan::resize_for(&candidate.size.target, request.size.fit, sniffed.size, most)
             .map_err(|e| unusable(format!("the provider's picture is too small: {e}")))?
     };
     let wanted = request.format.unwrap_or(sniffed.format);
@@ -149,7 +153,7 @@ pub(crate) async fn prepare(
 }
 
 /// What the bytes are, and that they are all there.
-fn inspect(blob: &Blob, limits: PictureLimits) -> Result<Sniffed, Failure> {
+pub(crate) fn inspect(blob: &Blob, limits: PictureLimits) -> Result<Sniffed, Failure> {
     let unreadable =
         |e: std::io::Error| unusable(format!("the provider's picture is damaged: {e}"));
     let head = blob.head(HEAD).map_err(unreadable)?;
