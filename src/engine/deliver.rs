@@ -67,7 +67,7 @@ pub(crate) struct Shared {
     /// When the first of the providers that ask to slow down will take work again.
     pub(crate) retry_after: Option<Duration>,
     /// What was put at risk by going on after an unknown outcome.
-    at_risk: Money,
+    pub(crate) at_risk: Money,
 }
 
 /// How many pictures to ask a deployment for, and the seed of the first.
@@ -139,7 +139,7 @@ impl Delivery<'_> {
                 }
             }
             let next = self.next_candidates(candidate, rest, &failure);
-            if next.is_empty() || tries <= 1 || !self.may_go_on(candidate, &failure) {
+            if next.is_empty() || tries <= 1 || !self.may_go_on(candidate, part, &failure) {
                 return (0..part.count).map(|_| Err(failure.clone())).collect();
             }
             return self.deliver(next, part, tries - 1).await;
@@ -166,7 +166,7 @@ impl Delivery<'_> {
     }
 
     /// Whether the operator allows paying a second provider after an unknown outcome.
-    fn may_go_on(&self, candidate: &Candidate, failure: &Failure) -> bool {
+    fn may_go_on(&self, candidate: &Candidate, part: Part, failure: &Failure) -> bool {
         if failure.class != Class::Ambiguous {
             return true;
         }
@@ -174,7 +174,13 @@ impl Delivery<'_> {
         if settings.ambiguous == AmbiguityPolicy::Strict {
             return false;
         }
-        let lost = candidate.cost.as_ref().map_or(Money::MAX, Cost::total);
+        // The part's share of the cost of all pictures, rounded up.
+        let lost = candidate.cost.as_ref().map_or(Money::MAX, |cost| {
+            let n = i128::from(self.request.n.max(1));
+            let share = i128::from(cost.total().nanos()) * i128::from(part.count);
+            let share = (share + n - 1).div_euclid(n);
+            i64::try_from(share).map_or(Money::MAX, Money::from_nanos)
+        });
         let mut shared = self.shared.lock();
         match shared.at_risk.checked_add(lost) {
             Some(total) if total <= settings.ambiguous_job_cap => {

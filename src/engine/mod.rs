@@ -40,6 +40,7 @@ use self::{
     registry::{Registry, Resolved, Unresolved},
     request::{Adjustment, AdjustmentKind, ImageRequest},
     transport::Transport,
+    verdict::Risk,
 };
 use crate::{
     error::{Code, Error},
@@ -200,7 +201,8 @@ impl Engine {
         let attempts = shared.attempts;
         if pieces.is_empty() || (request.require_all && !failures.is_empty()) {
             let failures: Vec<Failure> = failures.into_iter().map(|(_, f)| f).collect();
-            return Err(verdict::error(&failures, &attempts, shared.retry_after, &job.id));
+            let risk = Risk { paid: !pieces.is_empty(), unknown: shared.at_risk > Money::ZERO };
+            return Err(verdict::error(&failures, &attempts, shared.retry_after, risk, &job.id));
         }
         let first = &pieces[0].candidate.served;
         let priced = pieces.iter().any(|p| p.candidate.cost.is_some());

@@ -77,12 +77,22 @@ pub(crate) fn missing(index: usize, failure: &Failure) -> MissingPicture {
     MissingPicture { index, code: code(failure.class).name(), message: failure.message.clone() }
 }
 
+/// What a repeat of a failed job could cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Risk {
+    /// Some pictures were paid, though not all came.
+    pub(crate) paid: bool,
+    /// Some submit's outcome is unknown.
+    pub(crate) unknown: bool,
+}
+
 /// The error of a job that delivered nothing, or not all where all were required.
 /// `soonest` is when a provider that asked to slow down takes work again.
 pub(crate) fn error(
     failures: &[Failure],
     attempts: &[AttemptRecord],
     soonest: Option<Duration>,
+    risk: Risk,
     job: &str,
 ) -> Error {
     // The failure that says most: a refusal beats a lost job, and that a mere outage.
@@ -101,13 +111,17 @@ pub(crate) fn error(
     };
     let limited = attempts.iter().all(|a| a.outcome == "rate_limited");
     let mut code = code(worst.class);
-    if code == Code::ProvidersRateLimited && !limited {
+    if code == Code::ProvidersRateLimited && (!limited || risk.paid) {
         code = Code::ProvidersExhausted;
+    }
+    if risk.unknown && matches!(code, Code::ProvidersExhausted | Code::ProvidersRateLimited) {
+        // An earlier provider may still draw the picture: a repeat could be paid twice.
+        code = Code::SubmitOutcomeUnknown;
     }
     let message = match code {
         Code::ProvidersExhausted => format!("every provider failed; the last: {}", worst.message),
         Code::SubmitOutcomeUnknown => format!(
-            "{}; the provider may have accepted the job, so it was not sent again",
+            "{}; a provider may have accepted the job, so do not repeat it blindly",
             worst.message
         ),
         _ => worst.message.clone(),
