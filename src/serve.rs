@@ -351,6 +351,7 @@ fn sweep(engine: &Arc<Engine>, stop: &CancellationToken) {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            engine.jobs.sweep(SystemTime::now());
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
             match engine.store.sweep(now.map_or(0, |d| d.as_secs())).await {
                 Ok(swept) if swept.objects > 0 => {

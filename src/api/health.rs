@@ -20,7 +20,7 @@ pub(super) async fn live() -> Json<Value> {
     path = "/readyz",
     responses(
         (status = 200, description = "ready", body = Object),
-        (status = 503, description = "not ready", body = super::openapi::ErrorResponse),
+        (status = 503, description = "not ready", body = super::shape::ErrorResponse),
     )
 )]
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, Error> {

@@ -14,8 +14,12 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    App, answer, auth::Tenant, body, observe::RequestId, openapi::ImagesRequest,
-    openapi::ImagesResponse, request,
+    App, answer,
+    auth::Tenant,
+    body,
+    observe::RequestId,
+    request,
+    shape::{ImagesRequest, ImagesResponse},
 };
 use crate::{
     engine::{
@@ -43,7 +47,7 @@ pub(super) struct Options {
     params(("dry_run" = Option<bool>, Query, description = "plan and price, and call nobody")),
     responses(
         (status = 200, description = "the pictures", body = ImagesResponse),
-        (status = "default", description = "an error", body = super::openapi::ErrorResponse),
+        (status = "default", description = "an error", body = super::shape::ErrorResponse),
     ),
     security(("key" = []))
 )]

@@ -49,7 +49,7 @@ pub(super) async fn list(
     params(("id" = String, Path)),
     responses(
         (status = 200, description = "the job", body = Object),
-        (status = 404, description = "no such job", body = super::openapi::ErrorResponse),
+        (status = 404, description = "no such job", body = super::shape::ErrorResponse),
     ),
     security(("key" = []))
 )]
@@ -67,8 +67,8 @@ pub(super) async fn retrieve(
     path = "/v1/jobs/{id}/result",
     params(("id" = String, Path)),
     responses(
-        (status = 200, description = "the answer of the call", body = super::openapi::ImagesResponse),
-        (status = 503, description = "it still runs", body = super::openapi::ErrorResponse),
+        (status = 200, description = "the answer of the call", body = super::shape::ImagesResponse),
+        (status = 503, description = "it still runs", body = super::shape::ErrorResponse),
     ),
     security(("key" = []))
 )]

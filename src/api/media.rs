@@ -26,7 +26,7 @@ use crate::{
     params(("signed" = String, Path)),
     responses(
         (status = 200, description = "the picture"),
-        (status = 410, description = "kept for its time", body = super::openapi::ErrorResponse),
+        (status = 410, description = "kept for its time", body = super::shape::ErrorResponse),
     )
 )]
 pub(super) async fn serve(

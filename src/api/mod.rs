@@ -17,6 +17,7 @@ mod openapi;
 mod path;
 mod render;
 mod request;
+mod shape;
 
 use std::sync::{
     Arc,

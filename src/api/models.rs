@@ -65,7 +65,7 @@ pub(super) async fn list(
     params(("id" = String, Path, description = "slashes as they are or as %2F")),
     responses(
         (status = 200, description = "OpenAI's model shape and a mediagate object", body = Object),
-        (status = 404, description = "no such model", body = super::openapi::ErrorResponse),
+        (status = 404, description = "no such model", body = super::shape::ErrorResponse),
     ),
     security(("key" = []))
 )]

@@ -5,7 +5,7 @@
 //! the store.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -216,10 +216,13 @@ impl Watch {
 /// The jobs of this process, running and lately finished.
 #[derive(Debug)]
 pub struct Jobs {
-    table: Mutex<HashMap<String, Arc<Job>>>,
+    /// By id, which is by age.
+    table: Mutex<BTreeMap<String, Arc<Job>>>,
     retention: Duration,
 }
 
+/// Jobs remembered at most.
+const MOST_JOBS: usize = 10_000;
 /// A repeat of a finished request by the SDK joins it for this long.
 const JOIN_WINDOW: Duration = Duration::from_mins(15);
 
@@ -229,10 +232,21 @@ impl Jobs {
         Self { table: Mutex::default(), retention }
     }
 
-    /// Adds a job, and forgets those past their time.
+    /// Adds a job; when there are too many, the oldest that is over is forgotten.
     pub fn add(&self, job: &Arc<Job>) {
         let mut table = self.table.lock();
-        let now = SystemTime::now();
+        table.insert(job.id.clone(), Arc::clone(job));
+        if table.len() > MOST_JOBS {
+            let over = table.values().find(|job| job.finished_at.lock().is_some());
+            let oldest = over.map(|job| job.id.clone());
+            oldest.and_then(|id| table.remove(&id));
+        }
+    }
+
+    /// Forgets jobs past their time, and bytes that no repeat can ask for any more. Walks the
+    /// whole table, so it is called now and then and not for every job.
+    pub fn sweep(&self, now: SystemTime) {
+        let mut table = self.table.lock();
         let fresh = |job: &Arc<Job>| {
             job.finished_at
                 .lock()
@@ -242,7 +256,6 @@ impl Jobs {
         for job in table.values() {
             job.let_go(now);
         }
-        table.insert(job.id.clone(), Arc::clone(job));
     }
 
     /// A tenant's job by id.
@@ -283,5 +296,39 @@ impl Jobs {
         *job.abandoned.lock() = false;
         // Watched before the table is free again, so that no other repeat joins too.
         Some((Arc::clone(job), job.watch()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(prompt: &str) -> Arc<Job> {
+        Job::new("t", "m", "r", prompt, [0; 32], Duration::from_mins(1))
+    }
+
+    fn failed() -> Outcome {
+        Err(Arc::new(Error::internal("a test")))
+    }
+
+    #[test]
+    fn the_table_forgets_what_is_over_and_never_what_runs() {
+        let jobs = Jobs::new(Duration::from_hours(1));
+        let running = job("runs");
+        jobs.add(&running);
+        let first = job("first");
+        first.finish(failed());
+        jobs.add(&first);
+        for _ in 0..MOST_JOBS {
+            let other = job("other");
+            other.finish(failed());
+            jobs.add(&other);
+        }
+        assert_eq!(jobs.list("t", None).len(), MOST_JOBS);
+        assert!(jobs.get("t", &running.id).is_some(), "a running job was forgotten");
+        assert!(jobs.get("t", &first.id).is_none(), "the oldest finished job is still there");
+        jobs.sweep(SystemTime::now() + Duration::from_hours(2));
+        assert_eq!(jobs.list("t", None).len(), 1);
+        assert!(jobs.get("other", &running.id).is_none(), "another tenant sees it");
     }
 }
