@@ -49,7 +49,8 @@ const MEMORY_STORE: u64 = 512 * 1024 * 1024;
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_mins(5);
-const MOST_HEADERS: usize = 100;
+/// More than the API takes, so that the API says so in its own words.
+const MOST_HEADERS: usize = 256;
 
 /// Why the gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,7 @@ pub struct Running {
     pub address: SocketAddr,
     app: Arc<App>,
     stop: CancellationToken,
+    simulator: CancellationToken,
     drain: Duration,
     accepting: JoinHandle<()>,
 }
@@ -83,12 +85,15 @@ impl Running {
     pub async fn shut_down(self) {
         self.app.drain();
         self.stop.cancel();
+        let over = tokio::time::Instant::now() + self.drain;
         let _ = self.accepting.await;
         let tasks = &self.app.engine.tasks;
         tasks.close();
-        if tokio::time::timeout(self.drain, tasks.wait()).await.is_err() {
+        if tokio::time::timeout_at(over, tasks.wait()).await.is_err() {
             tracing::error!(jobs = tasks.len(), "stopped before these jobs were over");
         }
+        // Last, for running jobs may be waiting for it.
+        self.simulator.cancel();
     }
 }
 
@@ -101,8 +106,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         .map_err(failed(format!("{listen} cannot be listened on; is it in use?")))?;
     let address = listener.local_addr().map_err(failed("the listener has no address"))?;
     let stop = CancellationToken::new();
-    let simulator =
-        if config.simulator.stand_in { Some(start_simulator(&config, &stop).await?) } else { None };
+    let simulated = CancellationToken::new();
+    let simulator = if config.simulator.stand_in {
+        Some(start_simulator(&config, &simulated).await?)
+    } else {
+        None
+    };
     let engine = Arc::new(engine(&config, address, simulator).await?);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -134,7 +143,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         deployments = app.engine.registry.served().len(),
         "listening on http://{address}/v1"
     );
-    Ok(Running { address, app, stop, drain: config.server.drain, accepting })
+    let drain = config.server.drain;
+    Ok(Running { address, app, stop, simulator: simulated, drain, accepting })
 }
 
 /// Serves until the process is told to stop.
@@ -142,7 +152,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let running = start(config).await?;
     stop_signal().await;
     tracing::info!("stopping: running jobs are finished first");
-    running.shut_down().await;
+    tokio::select! {
+        () = running.shut_down() => {}
+        () = stop_signal() => tracing::warn!("stopped at once, at the second signal"),
+    }
     Ok(())
 }
 
@@ -201,7 +214,11 @@ async fn engine(
     if let Some(at) = simulator {
         allow.push(at.to_string().parse().map_err(failed("the simulator's address"))?);
     }
-    let rules = FetchRules { allow, own_listeners: vec![address], ..FetchRules::default() };
+    let rules = FetchRules {
+        allow,
+        own_listeners: [Some(address), config.server.admin_listen].into_iter().flatten().collect(),
+        ..FetchRules::default()
+    };
     let fetcher = Fetcher::new(rules).map_err(failed("the fetcher cannot be set up"))?;
     let pool = Pool::new(pool::Settings::default())
         .map_err(failed("the threads for pixel work cannot be started"))?;

@@ -1,5 +1,7 @@
 //! Reads a JSON body within its limit.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     http::{HeaderMap, header},
@@ -9,6 +11,9 @@ use http_body_util::BodyExt as _;
 use serde_json::{Map, Value};
 
 use crate::error::{Code, Error};
+
+/// How long a body may stand still.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The whole body, refused at the first byte beyond the limit.
 pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Error> {
@@ -25,7 +30,10 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Resul
     }
     let mut body = body;
     let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let stalled = |_| {
+        Error::new(Code::InvalidRequest, "the body did not arrive; nothing came for ten seconds")
+    };
+    while let Some(frame) = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(stalled)? {
         let frame = frame
             .map_err(|e| Error::new(Code::InvalidRequest, "the body ended early").because(e))?;
         if let Ok(data) = frame.into_data() {

@@ -31,6 +31,9 @@ use crate::{
     error::{Code, Error},
 };
 
+/// Jobs that may run at once; more are turned away before anything is paid.
+const MOST_RUNNING: usize = 4096;
+
 /// What the query may say.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Options {
@@ -85,6 +88,12 @@ pub(super) async fn generate(
         tracing::info!(job = job.id, request_id = request_id.0, "a repeat joined its job");
         (job, watch)
     } else {
+        if app.engine.tasks.len() >= MOST_RUNNING {
+            let message = format!("{MOST_RUNNING} jobs run already; come back in a moment");
+            return Err(
+                Error::new(Code::Overloaded, message).retry_after(Some(Duration::from_secs(2)))
+            );
+        }
         let job = Job::new(
             &tenant.name,
             &plan.model,
@@ -97,12 +106,37 @@ pub(super) async fn generate(
         app.engine.start(plan, request, Arc::clone(&job));
         (job, watch)
     };
-    match tokio::time::timeout(app.wait, watch.outcome()).await {
+    let caller = Caller { app: Arc::clone(&app), job: Some(Arc::clone(&job)) };
+    let answer = match tokio::time::timeout(app.wait, watch.outcome()).await {
         Ok(Some(outcome)) => finished(&app, &job, outcome, Some(begun)).await,
         Ok(None) => Err(Error::internal("a job ended without a result")),
         Err(_) => {
             job.abandon();
             Err(still_running(&job))
+        }
+    };
+    caller.answered();
+    answer
+}
+
+/// A caller that waits. One that goes away between the end of its job and its answer leaves the
+/// job to a repeat.
+struct Caller {
+    app: Arc<App>,
+    job: Option<Arc<Job>>,
+}
+
+impl Caller {
+    /// From here on the answer's body knows whether it arrived.
+    fn answered(mut self) {
+        self.job = None;
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if let Some(job) = self.job.take() {
+            self.app.engine.settle(&job, false);
         }
     }
 }
@@ -121,7 +155,14 @@ pub(super) async fn finished(
     begun: Option<std::time::Instant>,
 ) -> Result<Response, Error> {
     match outcome {
-        Ok(success) => answer::images(&app.engine, job, success, begun).await,
+        Ok(success) => {
+            let answer = answer::images(&app.engine, job, success, begun).await;
+            if answer.as_ref().is_err_and(|e| e.code.should_retry()) {
+                // The repeat that is advised must find the job again.
+                job.abandon();
+            }
+            answer
+        }
         // Rendered here, for an outcome is shared and an error is not cloned.
         Err(error) => Ok(error.as_ref().into_response()),
     }

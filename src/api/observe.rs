@@ -4,14 +4,21 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::HeaderValue,
+    http::{HeaderMap, HeaderValue},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
 
 use super::{App, auth::Tenant, render::Rendered};
-use crate::{error::Error, metrics::RequestLabels};
+use crate::{
+    error::{Code, Error},
+    metrics::RequestLabels,
+};
+
+const MOST_HEADERS: usize = 100;
+/// Names, values and separators together.
+const HEADER_BYTES: usize = 64 * 1024;
 
 /// The request's id: the caller's own, or one of ours.
 #[derive(Clone, Debug)]
@@ -43,9 +50,13 @@ pub(super) async fn observe(
         .get::<MatchedPath>()
         .map_or_else(|| "unknown".to_owned(), |m| m.as_str().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
-    let handled = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    let mut response =
-        handled.unwrap_or_else(|_| Error::internal("a handler panicked").into_response());
+    let mut response = match check_headers(request.headers()) {
+        Err(error) => error.into_response(),
+        Ok(()) => {
+            let handled = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            handled.unwrap_or_else(|_| Error::internal("a handler panicked").into_response())
+        }
+    };
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
     }
@@ -80,6 +91,15 @@ pub(super) async fn observe(
         "request"
     );
     response
+}
+
+fn check_headers(headers: &HeaderMap) -> Result<(), Error> {
+    let bytes: usize = headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+    if headers.len() <= MOST_HEADERS && bytes <= HEADER_BYTES {
+        return Ok(());
+    }
+    let message = format!("at most {MOST_HEADERS} headers of {HEADER_BYTES} bytes together");
+    Err(Error::new(Code::HeadersTooLarge, message))
 }
 
 fn request_id(request: &Request) -> String {

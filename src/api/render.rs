@@ -7,6 +7,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+use super::observe::Note;
 use crate::error::Error;
 
 /// The code of a rendered error, for the log.
@@ -63,6 +64,17 @@ impl IntoResponse for &Error {
             && let Ok(job) = HeaderValue::from_str(job)
         {
             headers.insert("x-mediagate-job-id", job);
+        }
+        if let Some(details) = &self.mediagate {
+            let attempts = details["attempts"].as_array().map_or(&[][..], Vec::as_slice);
+            headers.insert("x-mediagate-attempts", HeaderValue::from(attempts.len()));
+            let last = attempts.last().and_then(|a| a["deployment"].as_str()).unwrap_or_default();
+            response.extensions_mut().insert(Note {
+                job: details["job_id"].as_str().unwrap_or_default().to_owned(),
+                deployment: last.to_owned(),
+                attempts: attempts.len(),
+                ..Note::default()
+            });
         }
         response.extensions_mut().insert(Rendered(self.code.name()));
         response

@@ -97,7 +97,7 @@ impl Fields {
 pub(super) fn generation(body: Map<String, Value>) -> Result<ImageRequest, Error> {
     let mut fields = Fields(body);
     for (name, advice) in NOT_HERE {
-        if fields.take(name).is_some() {
+        if fields.take(name).is_some_and(|value| value != Value::Bool(false)) {
             return Err(Error::new(
                 Code::UnsupportedParameter,
                 format!("{name} is not taken here; {advice}"),

@@ -203,9 +203,11 @@ impl Planner<'_> {
 
     /// The format to ask the provider for, and its quality.
     fn plan_format(&mut self, size: &SizePlan) -> Result<(Option<Format>, Option<u8>), Excluded> {
-        let Some(wanted) = self.request.format else { return Ok((None, None)) };
         let deployment = self.deployment;
         let own = deployment.formats.first().copied().unwrap_or(Format::Png);
+        // A quality alone is one of the provider's own format.
+        let alone = self.request.compression.map(|_| own);
+        let Some(wanted) = self.request.format.or(alone) else { return Ok((None, None)) };
         if (wanted == Format::Svg) != (own == Format::Svg) {
             let reason = format!("this deployment draws {own}");
             return Err(self.unsupported("output_format", reason));

@@ -22,6 +22,7 @@ use super::{
     job::AttemptRecord,
     picture::{self, Ready},
     request::{Adjustment, ImageRequest},
+    verdict,
 };
 
 /// A rate limit that is over sooner than this is waited out.
@@ -231,13 +232,12 @@ impl Delivery<'_> {
             ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         if let Err(failure) = &result {
-            // Providers like to quote the prompt, and no prompt is logged.
-            let message = failure.message.replace(&self.request.prompt, "***");
+            // Not the message: providers like to quote the prompt.
             tracing::warn!(
                 deployment = record.deployment,
                 outcome,
                 ms = record.ms,
-                message,
+                param = failure.param,
                 "attempt failed"
             );
         }
@@ -270,8 +270,8 @@ impl Delivery<'_> {
                     let message = "the provider withheld the picture for its content";
                     return Err(Failure::new(Class::Moderated, "moderated", message));
                 }
-                let ready =
-                    picture::prepare(blob?, candidate, self.request, &self.engine.pool, limits);
+                let (pool, budget) = (&self.engine.pool, self.engine.transport.budget());
+                let ready = picture::prepare(blob?, candidate, self.request, pool, budget, limits);
                 Ok(Piece {
                     ready: ready.await?,
                     candidate: Arc::clone(candidate),
@@ -282,16 +282,17 @@ impl Delivery<'_> {
             }
         });
         let mut pieces: Vec<Result<Piece, Failure>> = join_all(prepared).await;
-        if pieces.iter().all(Result::is_err)
-            && let Some(Err(failure)) = pieces.pop()
-        {
-            return Err(failure);
+        if pieces.iter().all(Result::is_err) {
+            let failures = pieces.into_iter().filter_map(Result::err);
+            let none = || Failure::new(Class::Failed, "empty_reply", "there is no picture");
+            return Err(failures.min_by_key(verdict::rank).unwrap_or_else(none));
         }
         while pieces.len() < part.count as usize {
             let message = "the provider delivered fewer pictures than were asked for";
             pieces.push(Err(Failure::new(Class::Failed, "missing_picture", message)));
         }
-        self.charge(candidate, &pieces, &output.usage, quality.as_deref());
+        let usage = share(&output.usage, &pieces, output.pictures.len());
+        self.charge(candidate, &pieces, &usage, quality.as_deref());
         Ok(pieces)
     }
 
@@ -340,6 +341,19 @@ impl Delivery<'_> {
             }
         }
         shared.adjustments.extend(new);
+    }
+}
+
+/// What is charged of the tokens a provider counted: of those it drew with, the share of the
+/// pictures that were delivered.
+fn share(usage: &Usage, pieces: &[Result<Piece, Failure>], drawn: usize) -> Usage {
+    let delivered = pieces.iter().flatten().count() as u64;
+    let drawn = (drawn as u64).max(1);
+    let part = |tokens: u64| tokens.saturating_mul(delivered.min(drawn)) / drawn;
+    Usage {
+        image_output_tokens: usage.image_output_tokens.map(part),
+        text_output_tokens: usage.text_output_tokens.map(part),
+        ..*usage
     }
 }
 

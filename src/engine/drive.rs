@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use providers::{
-    Call, ImageCall, Output, RemoteJob, RemoteState, Reply, ReplyBody, SendKind, Source, Step,
-    UpstreamError, WireRequest,
+    Call, Fault, ImageCall, Output, RemoteJob, RemoteState, Reply, ReplyBody, SendKind, Source,
+    Step, UpstreamError, WireRequest,
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -21,14 +21,15 @@ use crate::media::{
     fetch::{FetchError, Fetcher},
 };
 
-/// A free request is repeated this often when it breaks, twice as late each time.
-const FREE_TRIES: u32 = 5;
+/// A free request is tried this often when it breaks, twice as late each time: for half a minute.
+const FREE_TRIES: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A download that holds no usable picture is repeated until it was tried this often.
 const UNUSABLE_TRIES: u32 = 2;
 /// While a provider pushes, it is asked this many times less often.
 const BACKSTOP: u32 = 4;
-/// An accepted job whose state cannot be had this often in a row, with our key refused, is lost.
+/// An accepted job is given up when our key is refused, or the job is not known, more often than
+/// this in a row: a provider may need a moment to know a job it has just taken.
 const REFUSED_POLLS: u32 = 3;
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,6 +54,8 @@ pub(crate) struct Drive<'a> {
     pub(crate) upstream: Duration,
     /// Status requests sent.
     pub(crate) polls: u64,
+    /// How often a result was asked for before there was one.
+    early: u32,
     job: Option<RemoteJob>,
     /// The request whose reply held the output, to ask again for a link that has expired.
     again: Option<(SendKind, WireRequest)>,
@@ -77,6 +80,7 @@ impl<'a> Drive<'a> {
             limits,
             upstream: Duration::ZERO,
             polls: 0,
+            early: 0,
             job: None,
             again: None,
             blobs: Vec::new(),
@@ -138,6 +142,11 @@ impl<'a> Drive<'a> {
                 Err(Some(error)) => Failure::transport(&error, kind),
                 Ok(reply) => match self.advance(kind, &reply) {
                     Ok(step) => {
+                        if matches!(step, Step::Wait { .. }) {
+                            // Said to be done, and not done: never ask in circles at full speed.
+                            self.pause(FIRST_PAUSE * 2_u32.pow(self.early.min(5))).await?;
+                            self.early += 1;
+                        }
                         self.again = Some((kind, request));
                         return Ok(step);
                     }
@@ -172,7 +181,7 @@ impl<'a> Drive<'a> {
         self.job = Some(job);
         let mut listener = listen.map_or(Listener::Closed, |request| self.listener(request));
         let mut refused = 0;
-        let mut hint = None;
+        let mut not_before = None;
         let mut ask_now = false;
         loop {
             let now = Instant::now();
@@ -183,8 +192,8 @@ impl<'a> Drive<'a> {
             if listener.is_alive() {
                 wait *= BACKSTOP;
             }
-            let wait = wait.max(hint.take().unwrap_or_default());
-            let slot = self.served.spread.slot(now, wait).min(self.deadline);
+            let slot = self.served.spread.slot(now, wait);
+            let slot = slot.max(not_before.unwrap_or(slot)).min(self.deadline);
             let answer = tokio::select! {
                 event = listener.next(), if listener.is_alive() => {
                     let Some(data) = event else {
@@ -196,7 +205,7 @@ impl<'a> Drive<'a> {
                         Reply { status: 200, headers: Vec::new(), body: ReplyBody::Text(data) };
                     match self.advance(SendKind::Listen, &reply) {
                         // What cannot be read in a push is asked for.
-                        Err(e) if e.fault == providers::Fault::Malformed => continue,
+                        Err(e) if e.fault == Fault::Malformed => continue,
                         other => other,
                     }
                 }
@@ -227,11 +236,17 @@ impl<'a> Drive<'a> {
                     return Ok(step);
                 }
                 Err(error) => {
-                    hint = error.retry_after;
+                    not_before = error.retry_after.map(|wait| Instant::now() + wait);
                     let failure = Failure::upstream(error, SendKind::Poll);
                     match failure.class {
                         Class::RateLimited | Class::Unavailable | Class::ResultLost => {}
                         Class::Operator if refused < REFUSED_POLLS => refused += 1,
+                        Class::Failed
+                            if failure.outcome == Fault::JobLost.name()
+                                && refused < REFUSED_POLLS =>
+                        {
+                            refused += 1;
+                        }
                         _ => return Err(failure),
                     }
                 }

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::join_all};
 
 use parking_lot::Mutex;
 use providers::money::Money;
@@ -49,6 +49,8 @@ use crate::{
     store::{KeyParts, ObjectMeta, Store},
 };
 
+/// How long the store may take for one picture.
+const STORE_PATIENCE: Duration = Duration::from_secs(90);
 /// When a caller whose pictures the store did not take is to come back.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
 
@@ -137,6 +139,8 @@ impl Engine {
         for name in &request.models {
             let resolved = match self.registry.resolve(name) {
                 Ok(resolved) => resolved,
+                // A mistyped name is never passed over in silence.
+                Err(why @ Unresolved::Unknown(_)) => return Err(unresolved(name, why)),
                 Err(why) => {
                     missing.get_or_insert(unresolved(name, why));
                     continue;
@@ -286,39 +290,62 @@ impl Engine {
         });
     }
 
-    /// Puts the pictures of a job into the store, and lets go of their bytes.
+    /// Puts the pictures of a job into the store, side by side, and lets go of their bytes.
     pub async fn keep(&self, job: &Job, success: &mut Success) -> Result<(), Error> {
-        for (index, picture) in success.pictures.iter_mut().enumerate() {
-            let Some(blob) = picture.blob.clone().filter(|_| picture.kept.is_none()) else {
-                continue;
-            };
-            let meta = ObjectMeta {
-                format: picture.format,
-                model: success.model.clone(),
-                provider: success.provider.clone(),
-                deployment: success.deployment.clone(),
-                job: job.id.clone(),
-                seed: picture.seed,
-                prompt_sha256: Some(job.prompt_sha256.clone()),
-                sha256: picture.sha256.clone(),
-                created: unix(job.created_at),
-            };
-            let key = self.store.key(&KeyParts {
-                project: &job.tenant,
-                date: &date(job.created_at),
-                job: &job.id,
-                index,
-                ext: picture.format.extension(),
-            });
-            let kept = self.store.put(&key, &meta, &blob).await.map_err(|error| {
-                Error::new(Code::StoreUnavailable, "the picture could not be kept").because(error)
-            })?;
-            picture.sha256 = Some(kept.sha256.clone());
-            picture.kept = Some(kept);
-            picture.blob = None;
-        }
+        let origin = Origin {
+            model: success.model.clone(),
+            provider: success.provider.clone(),
+            deployment: success.deployment.clone(),
+        };
+        let puts = success.pictures.iter_mut().enumerate();
+        let kept = puts.map(|(index, picture)| self.keep_one(job, &origin, index, picture));
+        join_all(kept).await.into_iter().collect()
+    }
+
+    async fn keep_one(
+        &self,
+        job: &Job,
+        origin: &Origin,
+        index: usize,
+        picture: &mut Delivered,
+    ) -> Result<(), Error> {
+        let Some(blob) = picture.blob.clone().filter(|_| picture.kept.is_none()) else {
+            return Ok(());
+        };
+        let meta = ObjectMeta {
+            format: picture.format,
+            model: origin.model.clone(),
+            provider: origin.provider.clone(),
+            deployment: origin.deployment.clone(),
+            job: job.id.clone(),
+            seed: picture.seed,
+            prompt_sha256: Some(job.prompt_sha256.clone()),
+            sha256: picture.sha256.clone(),
+            created: unix(job.created_at),
+        };
+        let key = self.store.key(&KeyParts {
+            project: &job.tenant,
+            date: &date(job.created_at),
+            job: &job.id,
+            index,
+            ext: picture.format.extension(),
+        });
+        let refused = || Error::new(Code::StoreUnavailable, "the picture could not be kept");
+        let put = tokio::time::timeout(STORE_PATIENCE, self.store.put(&key, &meta, &blob));
+        let kept = put.await.map_err(|e| refused().because(e))?;
+        let kept = kept.map_err(|e| refused().because(e))?;
+        picture.sha256 = Some(kept.sha256.clone());
+        picture.kept = Some(kept);
+        picture.blob = None;
         Ok(())
     }
+}
+
+/// Where a job's pictures come from, as kept beside them.
+struct Origin {
+    model: String,
+    provider: String,
+    deployment: String,
 }
 
 /// Adds a model's deployments to a plan: as candidates, or as excluded with the reason.

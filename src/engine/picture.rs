@@ -1,5 +1,7 @@
 //! From a provider's bytes to the picture that was asked for.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use providers::media::{Format, Size};
 use serde_json::json;
@@ -11,7 +13,7 @@ use super::{
     request::{Adjustment, AdjustmentKind, ImageRequest},
 };
 use crate::media::{
-    blob::Blob,
+    blob::{Blob, Budget},
     convert::{self, Conversion},
     plan,
     pool::Pool,
@@ -54,6 +56,7 @@ pub(crate) async fn prepare(
     candidate: &Candidate,
     request: &ImageRequest,
     pool: &Pool,
+    budget: &Arc<Budget>,
     limits: PictureLimits,
 ) -> Result<Ready, Failure> {
     let sniffed = inspect(&blob, limits)?;
@@ -146,7 +149,9 @@ pub(crate) async fn prepare(
         size: converted.size,
         format: converted.format,
         drawn: from,
-        blob: Blob::from(converted.bytes),
+        blob: Blob::within(converted.bytes, budget).map_err(|_| {
+            Failure::new(Class::Gateway, "internal_error", "the picture could not be put aside")
+        })?,
         c2pa: false,
         adjustments,
     })

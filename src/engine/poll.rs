@@ -7,6 +7,7 @@
 //! the time in a queue says nothing about the time of the work.
 
 use std::{
+    collections::BTreeSet,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     time::Duration,
 };
@@ -71,27 +72,32 @@ fn upper_tail(z: f64) -> f64 {
 #[derive(Debug)]
 pub struct Spread {
     gap: Duration,
-    next_free: Mutex<Option<Instant>>,
+    booked: Mutex<BTreeSet<Instant>>,
 }
 
 impl Spread {
     /// At most one request in every `gap`.
     pub fn new(gap: Duration) -> Self {
-        Self { gap, next_free: Mutex::new(None) }
+        Self { gap, booked: Mutex::default() }
     }
 
     /// The moment for a request wanted at `at`: ±5 % of the wait, and never in another's gap.
     pub fn slot(&self, now: Instant, wait: Duration) -> Instant {
         let random = RandomState::new().build_hasher().finish();
         let jitter = 0.95 + 0.1 * (random % 1024) as f64 / 1024.0;
-        let wanted = now + wait.mul_f64(jitter);
-        let mut next_free = self.next_free.lock();
-        let at = match *next_free {
-            // Only neighbours matter: a slot far ahead must not push this one behind it.
-            Some(free) if wanted < free && free - wanted < self.gap * 50 => free,
-            _ => wanted,
-        };
-        *next_free = Some(at + self.gap);
+        let mut at = now + wait.mul_f64(jitter);
+        let mut booked = self.booked.lock();
+        *booked = booked.split_off(&now);
+        // The first moment with nobody within a gap of it.
+        while let Some(near) =
+            booked.range(at.checked_sub(self.gap).unwrap_or(at)..at + self.gap).next_back()
+        {
+            if at >= *near + self.gap {
+                break;
+            }
+            at = *near + self.gap;
+        }
+        booked.insert(at);
         at
     }
 }

@@ -86,6 +86,21 @@ pub(crate) struct Risk {
     pub(crate) unknown: bool,
 }
 
+/// Which of several failures says most, least first: a refusal beats a lost job, and that a mere
+/// outage.
+pub(crate) fn rank(failure: &Failure) -> u8 {
+    match failure.class {
+        Class::Moderated => 0,
+        Class::Rejected | Class::Unsupported => 1,
+        Class::Ambiguous => 2,
+        Class::ResultLost => 3,
+        Class::Deadline => 4,
+        Class::Gateway => 5,
+        Class::NotSent | Class::Operator | Class::Unavailable | Class::Failed => 6,
+        Class::RateLimited => 7,
+    }
+}
+
 /// The error of a job that delivered nothing, or not all where all were required.
 /// `soonest` is when a provider that asked to slow down takes work again.
 pub(crate) fn error(
@@ -95,17 +110,6 @@ pub(crate) fn error(
     risk: Risk,
     job: &str,
 ) -> Error {
-    // The failure that says most: a refusal beats a lost job, and that a mere outage.
-    let rank = |f: &Failure| match f.class {
-        Class::Moderated => 0,
-        Class::Rejected | Class::Unsupported => 1,
-        Class::Ambiguous => 2,
-        Class::ResultLost => 3,
-        Class::Deadline => 4,
-        Class::Gateway => 5,
-        Class::NotSent | Class::Operator | Class::Unavailable | Class::Failed => 6,
-        Class::RateLimited => 7,
-    };
     let Some(worst) = failures.iter().min_by_key(|f| rank(f)) else {
         return Error::internal("a job without pictures or failures");
     };

@@ -154,6 +154,13 @@ impl From<Bytes> for Blob {
 }
 
 impl Blob {
+    /// Media bytes, kept in memory as long as the budget allows.
+    pub fn within(bytes: Bytes, budget: &Arc<Budget>) -> io::Result<Self> {
+        let mut writer = BlobWriter::new(Encoding::Raw, budget);
+        writer.push(bytes)?;
+        Ok(writer.finish())
+    }
+
     /// Base64 text already in memory.
     pub fn from_base64(text: String) -> Self {
         let mut blob = Self::from(Bytes::from(text));
@@ -280,7 +287,7 @@ impl Blob {
 
     /// A reader over the media from the start.
     pub fn pieces(&self) -> Pieces {
-        Pieces { blob: self.clone(), offset: 0, part: 0, carry: Vec::new() }
+        Pieces { blob: self.clone(), offset: 0, part: 0, pending: Bytes::new(), carry: Vec::new() }
     }
 }
 
@@ -308,6 +315,8 @@ pub struct Pieces {
     blob: Blob,
     offset: u64,
     part: usize,
+    /// What is left of a large buffer.
+    pending: Bytes,
     carry: Vec<u8>,
 }
 
@@ -349,7 +358,16 @@ impl Pieces {
         group: usize,
         turn: impl Fn(&[u8]) -> io::Result<Vec<u8>>,
     ) -> io::Result<Option<Bytes>> {
-        while let Some(piece) = self.next_stored()? {
+        loop {
+            let mut piece = std::mem::take(&mut self.pending);
+            if piece.is_empty() {
+                match self.next_stored()? {
+                    Some(stored) => piece = stored,
+                    None => break,
+                }
+            }
+            // One buffer may be a whole picture: never turn it all at once.
+            self.pending = piece.split_off(piece.len().min(RAW_PIECE));
             if self.carry.is_empty() && piece.len().is_multiple_of(group) && !piece.is_empty() {
                 return Ok(Some(turn(&piece)?.into()));
             }

@@ -81,10 +81,29 @@ async fn an_unknown_model_gets_the_three_nearest_names() {
         let names = message.split("the nearest are ").nth(1).unwrap();
         assert_eq!(names.split(", ").count(), 3, "{message}");
     }
+    // Not passed over because another name of the request is known.
+    let body = json!({"model": "flux-1-devv", "models": ["flux-1-dev"], "prompt": "x"});
+    gateway.draw(body).await.error(404, "model_not_found", Some("model"));
+    assert!(upstream.seen("/").is_empty());
     // Known, but nobody who sells it is switched on.
     let answer = gateway.draw(json!({"model": "gpt-image-1.5", "prompt": "x"})).await;
     let message = answer.error(503, "no_provider_available", Some("model"));
     assert!(message.contains("openai"), "{message}");
+}
+
+#[tokio::test]
+async fn headers_beyond_bounds_are_refused() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::with(&upstream, &["fal"], "").await;
+    let many = |count: usize| {
+        (0..count).fold(gateway.request(Method::GET, "/livez"), |request, i| {
+            request.header(format!("x-filler-{i}"), "x")
+        })
+    };
+    Answer::of(many(50)).await.ok();
+    Answer::of(many(120)).await.error(431, "headers_too_large", None);
+    let long = gateway.request(Method::GET, "/livez").header("x-long", "x".repeat(70_000));
+    Answer::of(long).await.error(431, "headers_too_large", None);
 }
 
 #[tokio::test]

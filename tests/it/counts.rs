@@ -1,5 +1,6 @@
 //! `n`: by the provider's own count or by several calls, and what happens when some fail.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -136,6 +137,32 @@ async fn a_provider_that_counts_itself_is_called_once() {
     assert_eq!(answer.pictures().len(), 4);
     let failures = answer.json()["mediagate"]["failures"].clone();
     assert_eq!((&failures[0]["index"], &failures[1]["index"]), (&json!(4), &json!(5)));
+}
+
+#[tokio::test]
+async fn tokens_are_charged_for_delivered_pictures_alone() {
+    let usage = json!({
+        "input_tokens": 10, "output_tokens": 4000, "total_tokens": 4010,
+        "input_tokens_details": {"text_tokens": 10, "image_tokens": 0}
+    });
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::with(&upstream, &["openai"], "").await;
+    let mut drawn = vec![picture(); 4];
+    let cost = async |drawn: &[Bytes], n: u32| {
+        let data: Vec<Value> =
+            drawn.iter().map(|p| json!({"b64_json": STANDARD.encode(p)})).collect();
+        upstream.on(
+            "POST",
+            OPENAI,
+            Reply::json(200, &json!({"created": 1, "data": data, "usage": usage})),
+        );
+        gateway.draw(body(&json!({"model": "openai/gpt-image-1-mini", "n": n}))).await.cost()
+    };
+    // 10 tokens of text at $2 and 4,000 of pictures at $8 for a million.
+    assert_eq!(cost(&drawn, 4).await, "0.032020000");
+    assert_eq!(cost(&drawn, 2).await, "0.016020000", "a gift was charged");
+    drawn[3] = Bytes::from_static(b"not a picture");
+    assert_eq!(cost(&drawn, 4).await, "0.024020000", "a broken picture was charged");
 }
 
 #[tokio::test]

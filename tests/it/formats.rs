@@ -217,6 +217,8 @@ async fn what_is_changed_without_strict_is_said() {
             json!({"output_format": "png", "output_compression": 50}),
             vec!["output_compression: dropped"],
         ),
+        // A quality alone is one of the provider's own format.
+        (json!({"output_compression": 50}), vec!["output_compression: dropped"]),
         (
             json!({"model": "gemini/nano-banana", "output_format": "jpeg", "output_compression": 9}),
             vec!["output_format: converted"],
