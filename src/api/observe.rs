@@ -50,12 +50,11 @@ pub(super) async fn observe(
         .get::<MatchedPath>()
         .map_or_else(|| "unknown".to_owned(), |m| m.as_str().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = match check_headers(request.headers()) {
-        Err(error) => error.into_response(),
-        Ok(()) => {
-            let handled = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-            handled.unwrap_or_else(|_| Error::internal("a handler panicked").into_response())
-        }
+    let mut response = if let Err(error) = check_headers(request.headers()) {
+        error.into_response()
+    } else {
+        let handled = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        handled.unwrap_or_else(|_| Error::internal("a handler panicked").into_response())
     };
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);

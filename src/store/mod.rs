@@ -283,6 +283,10 @@ impl Store {
     }
 
     /// A link to a kept object, good until it expires.
+    #[cfg_attr(
+        not(feature = "s3"),
+        expect(clippy::unused_async, reason = "only a bucket is asked for its links")
+    )]
     pub async fn url(&self, kept: &Kept) -> Result<String, StoreError> {
         match &self.0.backend {
             #[cfg(feature = "s3")]

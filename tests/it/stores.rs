@@ -6,8 +6,10 @@ use bytes::Bytes;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+#[cfg(feature = "s3")]
+use crate::support::Reply;
 use crate::support::{
-    Answer, Gateway, Reply, Upstream, config,
+    Answer, Gateway, Upstream, config,
     pictures::{self, Looks, look},
     vendors::{self, GEMINI},
 };
