@@ -16,7 +16,7 @@ lint:
 test filter="":
     cargo test --workspace --lib {{filter}}
 
-# Adapters against their recorded traffic
+# Adapters against the fixtures
 golden:
     cargo test -p mediagate-providers
 

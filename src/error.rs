@@ -41,8 +41,6 @@ codes! {
     InvalidRequest "invalid_request" 400 false "The request is malformed: `param` names the field and the message what would work.";
     InvalidSize "invalid_size" 400 false "No deployment can deliver this size; the message lists sizes that would work.";
     UnsupportedParameter "unsupported_parameter" 400 false "No deployment of this model honours the parameter; the message names those that would.";
-    InvalidImage "invalid_image" 400 false "An input is not a picture, or is damaged.";
-    ImageTooLarge "image_too_large" 400 false "An input has too many pixels.";
     ContentPolicyViolation "content_policy_violation" 400 false "The provider refused the prompt or the picture for its content.";
     InvalidApiKey "invalid_api_key" 401 false "The key is missing, malformed, unknown or revoked.";
     UnpricedModel "unpriced_model" 402 false "The model has no price, and the operator does not allow unpriced calls.";
@@ -167,7 +165,10 @@ pub fn documentation() -> String {
     let mut page = String::from(
         "# Errors\n\nGenerated from `src/error.rs`; a test keeps it so.\n\n\
          The body is always `{\"error\": {\"message\", \"type\", \"param\", \"code\"}}`, all four \
-         present. `x-should-retry` is always sent, and the official SDKs obey it.\n\n\
+         present; `mediagate` beside `error` carries attempts and job id. `x-should-retry` is \
+         always sent, and the official SDKs obey it; `retry-after` and `retry-after-ms` agree. \
+         A provider's refusal of the operator's key or balance is never shown as 401, 402 or \
+         403.\n\n\
          | status | code | type | retry | meaning |\n|---|---|---|---|---|\n",
     );
     for code in Code::ALL {

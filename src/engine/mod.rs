@@ -71,8 +71,6 @@ pub struct EngineSettings {
     pub max_upscale: f64,
     /// Most pixels of a picture that is decoded.
     pub max_pixels: u64,
-    /// How long results are kept.
-    pub retention: Duration,
     pub(crate) pictures: PictureLimits,
 }
 
@@ -87,7 +85,6 @@ impl EngineSettings {
             allow_unpriced: false,
             max_upscale,
             max_pixels,
-            retention: Duration::from_hours(72),
             pictures: PictureLimits { max_upscale, max_pixels },
         }
     }

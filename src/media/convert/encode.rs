@@ -24,7 +24,7 @@ pub(super) fn encode(pixels: Pixels, c: &Conversion) -> Result<Vec<u8>, ConvertE
     .map_err(|source| ConvertError::Unencodable { format: c.format, size, source })
 }
 
-/// Beyond this level a photograph shrinks by 2 % for twice the time.
+/// Level 4 would save a photograph 0.3 % for two and a half times the time.
 const PNG_LEVEL: png::DeflateCompression = png::DeflateCompression::Level(2);
 
 fn png(pixels: &Pixels) -> Result<Vec<u8>, Reason> {
