@@ -15,6 +15,8 @@ mod keys;
 #[cfg(test)]
 mod moderation;
 #[cfg(test)]
+mod process;
+#[cfg(test)]
 mod queues;
 #[cfg(test)]
 mod s3;
