@@ -31,6 +31,7 @@ use crate::{
         job::Jobs,
         registry::{Enabled, Registry},
         transport::Transport,
+        unix,
     },
     media::{
         blob::Budget,
@@ -369,8 +370,7 @@ fn sweep(engine: &Arc<Engine>, stop: &CancellationToken) {
                 _ = ticks.tick() => {}
             }
             engine.jobs.sweep(SystemTime::now());
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            match engine.store.sweep(now.map_or(0, |d| d.as_secs())).await {
+            match engine.store.sweep(unix(SystemTime::now())).await {
                 Ok(swept) if swept.objects > 0 => {
                     tracing::info!(objects = swept.objects, bytes = swept.bytes, "swept the store");
                 }

@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use axum::{
@@ -27,6 +27,7 @@ use crate::{
     engine::{
         Engine,
         job::{Job, Success},
+        unix,
     },
     error::{Code, Error},
     media::blob::{Blob, Pieces},
@@ -233,11 +234,6 @@ fn details(
         let own = begun.elapsed().saturating_sub(success.upstream);
         set("x-mediagate-overhead-ms", &format!("{:.1}", own.as_secs_f64() * 1e3));
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn unix(at: SystemTime) -> u64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// Knows whether the caller got all of the answer, and keeps or lets go of the bytes.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{App, answer, auth::Tenant, images, path::Path, render};
 use crate::{
-    engine::job::Job,
+    engine::{job::Job, unix},
     error::{Code, Error},
 };
 
@@ -110,10 +110,10 @@ fn describe(job: &Job) -> Value {
         "task": "image.generate",
         "status": status,
         "model": job.model,
-        "created_at": answer::unix(job.created_at),
-        "started_at": answer::unix(job.created_at),
-        "finished_at": job.finished_at.lock().map(answer::unix),
-        "deadline_at": answer::unix(job.deadline_at),
+        "created_at": unix(job.created_at),
+        "started_at": unix(job.created_at),
+        "finished_at": job.finished_at.lock().map(unix),
+        "deadline_at": unix(job.deadline_at),
         "queue_position": null,
         "progress": null,
         "request_id": job.request_id,

@@ -13,8 +13,9 @@ use axum::{
 };
 use providers::media::Format;
 
-use super::{App, answer::unix, path::Path};
+use super::{App, path::Path};
 use crate::{
+    engine::unix,
     error::{Code, Error},
     store::StoreError,
 };

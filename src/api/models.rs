@@ -15,8 +15,11 @@ use serde_json::{Map, Value, json};
 
 use super::{App, auth::Tenant, path::Path};
 use crate::{
-    engine::registry::{Resolved, Served, Unresolved},
-    error::{Code, Error},
+    engine::{
+        registry::{Resolved, Served},
+        unresolved,
+    },
+    error::Error,
     media::plan,
 };
 
@@ -75,19 +78,8 @@ pub(super) async fn retrieve(
     Path(id): Path,
 ) -> Result<Json<Value>, Error> {
     tenant.check_model(&id)?;
-    match app.engine.registry.resolve(&id) {
-        Ok(resolved) => Ok(Json(model(&id, &resolved, true))),
-        Err(Unresolved::Unknown(nearest)) => Err(Error::new(
-            Code::ModelNotFound,
-            format!("there is no model {id:?}; the nearest are {}", nearest.join(", ")),
-        )
-        .param("model")),
-        Err(Unresolved::NoProvider(sellers)) => Err(Error::new(
-            Code::NoProviderAvailable,
-            format!("no provider of {id:?} is switched on; it is sold by {}", sellers.join(", ")),
-        )
-        .param("model")),
-    }
+    let resolved = app.engine.registry.resolve(&id).map_err(|why| unresolved(&id, why))?;
+    Ok(Json(model(&id, &resolved, true)))
 }
 
 fn model(name: &str, resolved: &Resolved, expand: bool) -> Value {

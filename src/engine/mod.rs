@@ -400,7 +400,7 @@ fn delivered(piece: Piece) -> Delivered {
 }
 
 /// Seconds since 1970.
-fn unix(at: SystemTime) -> u64 {
+pub fn unix(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
@@ -410,7 +410,8 @@ fn date(at: SystemTime) -> String {
     text.split('T').next().unwrap_or_default().to_owned()
 }
 
-fn unresolved(name: &str, why: Unresolved) -> Error {
+/// What a caller is told of a model name that leads nowhere.
+pub fn unresolved(name: &str, why: Unresolved) -> Error {
     match why {
         Unresolved::Unknown(nearest) => Error::new(
             Code::ModelNotFound,
