@@ -11,6 +11,7 @@ pub mod engine;
 pub mod media;
 pub mod metrics;
 pub mod store;
+pub mod tenant;
 
 pub mod serve;
 pub mod sim;
