@@ -148,8 +148,11 @@ CREATE TABLE transfer (
 ) WITHOUT ROWID;
 -- A hold is closed once: a second capture cannot be written.
 CREATE UNIQUE INDEX transfer_closes ON transfer (hold) WHERE hold IS NOT NULL;
-CREATE INDEX transfer_debit ON transfer (debit);
-CREATE INDEX transfer_credit ON transfer (credit);
+-- The listings of an account, of everybody and of a job, newest first.
+CREATE INDEX transfer_debit ON transfer (debit, at);
+CREATE INDEX transfer_credit ON transfer (credit, at);
+CREATE INDEX transfer_at ON transfer (at);
+CREATE INDEX transfer_job ON transfer (job);
 
 CREATE TABLE job (
     id TEXT PRIMARY KEY,
@@ -229,8 +232,11 @@ CREATE TABLE idempotency (
 ) WITHOUT ROWID;
 CREATE INDEX idempotency_expires ON idempotency (expires_at);
 
--- What was used, by day. `day` is days since 1970. Rows with unit 'request' count requests; rows
--- with a label repeat those without one, once per label.
+-- What was used, by day. `day` is days since 1970. One row per unit that a request used: `requests`
+-- is how many used it, `quantity` millionths of it, `amount` what its line came to. The row with unit
+-- 'request' is there for every request, with an amount of its own only where the request itself has
+-- a price, so that the amounts of all units add up to the charge. Rows with a label repeat those
+-- without one, once per label; `label` and `value` are empty in the latter.
 CREATE TABLE usage_day (
     day INTEGER NOT NULL,
     org TEXT NOT NULL,
@@ -246,6 +252,8 @@ CREATE TABLE usage_day (
     amount INTEGER NOT NULL,
     PRIMARY KEY (org, day, project, api_key, model, provider, label, value, unit)
 ) WITHOUT ROWID;
+CREATE INDEX usage_day_of_key ON usage_day (api_key, label, day);
+CREATE INDEX usage_day_of_all ON usage_day (label, day);
 
 -- What providers cost us, by day: by our price list, and as far as they said themselves.
 CREATE TABLE cost_day (
@@ -278,14 +286,17 @@ CREATE TABLE outbox (
     webhook TEXT NOT NULL,
     event TEXT NOT NULL,
     body TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
     tries INTEGER NOT NULL DEFAULT 0,
-    next_at INTEGER NOT NULL,
+    -- When it is sent next; none once it was delivered or given up.
+    next_at INTEGER,
     delivered_at INTEGER,
     last_error TEXT,
     -- A budget's alert is sent once a period.
     once TEXT UNIQUE
 ) WITHOUT ROWID;
-CREATE INDEX outbox_due ON outbox (next_at) WHERE delivered_at IS NULL;
+CREATE INDEX outbox_due ON outbox (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX outbox_of_webhook ON outbox (webhook, created_at);
 
 INSERT INTO org (id, name, created_at, rev) VALUES ('default', 'default', 0, 1);
 INSERT INTO project (id, org, name, created_at, rev) VALUES ('default', 'default', 'default', 0, 1);
