@@ -19,6 +19,10 @@ pub(super) fn run(config: &Config, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(admin) = config.server.admin_listen {
         writeln!(out, "admin      http://{admin}")?;
     }
+    writeln!(out, "database   {}", config.database.place())?;
+    if let Some(redis) = config.redis.place() {
+        writeln!(out, "shared     {redis}")?;
+    }
     writeln!(out, "store      {}", store(config))?;
     writeln!(out, "providers  {}", providers(config))?;
     let sold =
@@ -88,6 +92,7 @@ mod tests {
         let local = [
             "no file",
             "http://127.0.0.1:4000 (open",
+            "database   sqlite ./data/mediagate.db",
             "disk ./data/media, kept 3days",
             "SIMULATED",
         ];
@@ -96,6 +101,14 @@ mod tests {
         let fine =
             ["m.toml", "(0 keys)", "warning: auth.static_keys", "memory", "providers  openai\n"];
         check(Some(text), &fine).unwrap();
+        let shared = "[database]\nurl = \"postgres://u:p@db/mg\"\n[redis]\nurl = \"redis://:p@r\"\n\
+                      [auth]\nadmin_key = \"an-admin-key-of-mine\"\n[providers.openai]\napi_key = \"k\"";
+        let told = [
+            "admin      http://127.0.0.1:4001\n",
+            "database   postgres db:5432/mg\n",
+            "shared     redis r:6379\n",
+        ];
+        check(Some(shared), &told).unwrap();
     }
 
     #[test]

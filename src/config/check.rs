@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use ::providers::money::Money;
 use url::{Host, Url};
 
 use crate::store::KeyTemplate;
@@ -91,6 +92,77 @@ pub(super) fn pattern(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A pattern of paths: `*` at its end stands for anything.
+pub(super) fn endpoint(text: &str) -> Result<String, String> {
+    let body = text.strip_suffix('*').unwrap_or(text);
+    let plain = !body.contains(|c: char| c == '*' || !c.is_ascii_graphic());
+    if text == "*" || (body.starts_with('/') && plain) {
+        return Ok(text.to_owned());
+    }
+    Err("is no path; write one such as \"/v1/images/*\"".to_owned())
+}
+
+/// A name that logs, paths and answers can carry as it is.
+pub(super) fn id(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if (1..=64).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.') {
+        return Ok(text.to_owned());
+    }
+    Err("is no name; write 1 to 64 letters, digits, dots, dashes and underscores".to_owned())
+}
+
+/// An amount of dollars, zero or more.
+pub(super) fn amount(text: &str) -> Result<Money, String> {
+    match text.parse::<Money>() {
+        Ok(amount) if amount >= Money::ZERO => Ok(amount),
+        Ok(_) => Err("is below zero".to_owned()),
+        Err(_) => Err("is no amount; write dollars such as \"0.10\"".to_owned()),
+    }
+}
+
+/// What may be spent.
+pub(super) fn budget(text: &str) -> Result<Money, String> {
+    if let Ok(amount) = text.parse::<Money>() {
+        return if amount < Money::ZERO {
+            Err("is below zero; write \"0\" to allow nothing, or leave it out to allow all"
+                .to_owned())
+        } else {
+            Ok(amount)
+        };
+    }
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    Err(match text.split_once('.') {
+        Some((whole, part)) if digits(whole) && digits(part) && part.len() > 9 => {
+            "has more than nine decimals; write dollars such as \"5\" or \"0.000000001\""
+        }
+        split if digits(split.map_or(text, |(whole, _)| whole)) => {
+            "is more than can be counted; write at most \"9000000000\", or leave it out to allow all"
+        }
+        _ => "is no amount; write dollars such as \"5\" or \"0.50\"",
+    }
+    .to_owned())
+}
+
+/// A percentage with at most two decimals, in hundredths of a percent.
+pub(super) fn percent(text: &str) -> Result<u32, String> {
+    let wrong = || {
+        "is no percentage from 0 to 10000 with at most two decimals; write for example \"12.5\""
+            .to_owned()
+    };
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let plain = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    if !plain(whole) || !plain(part) || part.len() > 2 {
+        return Err(wrong());
+    }
+    let whole: u32 = whole.parse().map_err(|_| wrong())?;
+    let part: u32 = format!("{part:0<2}").parse().map_err(|_| wrong())?;
+    whole
+        .checked_mul(100)
+        .and_then(|points| points.checked_add(part))
+        .filter(|points| *points <= 1_000_000)
+        .ok_or_else(wrong)
+}
+
 /// A name for kept pictures.
 pub(super) fn key_template(text: &str) -> Result<String, String> {
     let example = "write for example \"{project}/{date}/{job}-{index}.{ext}\"";
@@ -145,6 +217,30 @@ mod tests {
         let hash = "a".repeat(64);
         check(sha256, &[&hash], &["", "abc", &"g".repeat(64), &"a".repeat(65)]);
         check(pattern, &["*", "flux-*", "fal/x"], &["", "a b"]);
+        check(
+            endpoint,
+            &["*", "/v1/images/*", "/v1/images/generations", "/*"],
+            &["", "v1", "/v1/*/x", "/a b", "**", "images/*"],
+        );
+        let longest = "a".repeat(64);
+        check(
+            id,
+            &["a", "web-1", "a.b_c", &longest],
+            &["", "a b", "a/b", "..", "é", &"a".repeat(65)],
+        );
+        check(amount, &["0", "0.10", "12"], &["-1", "0,1", "", "1e3", "+1"]);
+    }
+
+    #[test]
+    fn percentages_are_exact() {
+        for (text, points) in
+            [("0", 0), ("12.5", 1250), ("12.50", 1250), ("0.01", 1), ("10000", 1_000_000)]
+        {
+            assert_eq!(percent(text), Ok(points), "{text}");
+        }
+        for text in ["", "-1", "0.001", "10000.01", "1%", "1e2", ".5", "5.", "99999999999"] {
+            assert!(percent(text).unwrap_err().contains("at most two decimals"), "{text}");
+        }
     }
 
     #[test]

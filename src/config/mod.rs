@@ -4,7 +4,9 @@
 //! Every problem is found at once, names its dotted key and line, and says what would fix it.
 //! `docs/configuration.md` describes every key.
 
+mod auth;
 mod check;
+mod database;
 mod env;
 mod problem;
 mod providers;
@@ -33,6 +35,8 @@ use ::providers::{
     money::Money,
 };
 
+pub use auth::{AuthConfig, AuthMode, StaticBudget, StaticKey};
+pub use database::{DatabaseConfig, Durability, RedisConfig};
 pub use env::Lookup;
 pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
@@ -49,6 +53,12 @@ pub struct Config {
     pub server: ServerConfig,
     /// `[auth]`
     pub auth: AuthConfig,
+    /// Where the gateway keeps what is its own: the default database, its lock, its master key.
+    pub data_dir: PathBuf,
+    /// `[database]`
+    pub database: DatabaseConfig,
+    /// `[redis]`
+    pub redis: RedisConfig,
     /// `[store]`
     pub store: StoreConfig,
     /// `[jobs]`
@@ -104,35 +114,6 @@ impl ServerConfig {
             None => format!("http://{bound}"),
         }
     }
-}
-
-/// Who may call.
-#[derive(Clone, Debug)]
-pub struct AuthConfig {
-    /// Whether a key is needed.
-    pub mode: AuthMode,
-    /// The keys kept in the file.
-    pub static_keys: Vec<StaticKey>,
-}
-
-/// Whether a key is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthMode {
-    /// Every call needs a key.
-    Keys,
-    /// Anyone who reaches the loopback listener may call.
-    Open,
-}
-
-/// A key kept in the file, as a hash only.
-#[derive(Clone, Debug)]
-pub struct StaticKey {
-    /// What logs and answers call it.
-    pub name: String,
-    /// SHA-256 of the key.
-    pub sha256: [u8; 32],
-    /// The models it may call: names in which `*` stands for anything.
-    pub models: Vec<String>,
 }
 
 /// Where finished pictures are kept.
@@ -192,6 +173,12 @@ pub struct JobsConfig {
     pub ambiguous: Ambiguous,
     /// The dearest call that `bounded_failover` may risk paying twice.
     pub ambiguous_job_cap: Money,
+    /// Most that may be risked so in a day, all jobs together.
+    pub ambiguous_day_cap: Money,
+    /// How long finished jobs and their results are remembered; at most as long as outputs.
+    pub retention: Duration,
+    /// Whether providers are asked to call back when a job is over.
+    pub callbacks: bool,
 }
 
 /// What to do when it is unknown whether a provider took a paid request.
@@ -267,6 +254,8 @@ pub struct LimitsConfig {
 pub struct BillingConfig {
     /// Whether models without a known price may be called.
     pub allow_unpriced: bool,
+    /// What is charged on top of the provider's price, in hundredths of a percent.
+    pub markup_basis_points: u32,
 }
 
 /// The provider simulator.
@@ -297,6 +286,8 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// A level, or `tracing` directives such as `info,mediagate=debug`.
     pub level: String,
+    /// Whether nothing of a request's content is stored, so that nothing of it can be replayed.
+    pub zero_retention: bool,
 }
 
 /// The form of a log line.

@@ -5,9 +5,9 @@ use std::{fs, net::SocketAddr, path::Path, thread, time::Duration};
 use ::providers::{catalog::Catalog, money::Money};
 
 use super::{
-    Ambiguous, AuthConfig, AuthMode, BillingConfig, Config, ConfigError, FetchConfig, File,
-    ImagesConfig, JobsConfig, LimitsConfig, LogConfig, LogFormat, Lookup, ServerConfig,
-    SimulatorConfig, StaticKey, check, providers, read::Reader, routes, section::Section, store,
+    Ambiguous, AuthMode, BillingConfig, Config, ConfigError, FetchConfig, File, ImagesConfig,
+    JobsConfig, LimitsConfig, LogConfig, LogFormat, Lookup, ServerConfig, SimulatorConfig, auth,
+    check, database, providers, read::Reader, routes, section::Section, store,
 };
 
 const MIB: u64 = 1 << 20;
@@ -28,11 +28,23 @@ pub(super) fn config(
     let mut resolved = providers::resolve(&reader, &catalog, in_file);
     simulator.stand_in = resolved.stand_in;
     providers::fill_paths(&mut catalog, &resolved.on);
-    let server = server(&top.child("server"), listen);
-    let auth = auth(&top.child("auth"), file.is_some(), &server);
+    let in_auth = top.child("auth");
+    let server = server(&top.child("server"), listen, auth::default_admin_listen(&in_auth));
+    let auth = auth::auth(&in_auth, file.is_some(), &server);
     if auth.mode == AuthMode::Keys && auth.static_keys.is_empty() {
-        resolved.warnings.push("auth.static_keys is empty: every call will be refused".to_owned());
+        resolved.warnings.push(
+            "auth.static_keys is empty: calls need a key made with `mediagate keys create`"
+                .to_owned(),
+        );
     }
+    let (database, data_dir) = database::database(&reader);
+    if database.sqlite().is_none() && auth.master_key.is_none() {
+        resolved
+            .warnings
+            .push("auth.master_key is not set: replicas of one database must share one".to_owned());
+    }
+    let store = store::store(&reader, &data_dir);
+    let jobs = jobs(&top.child("jobs"), &server, store.retention);
     if resolved.on.is_empty() {
         resolved.warnings.push(
             "no provider is switched on: give one a key, or set simulator.enabled = true"
@@ -43,8 +55,11 @@ pub(super) fn config(
         file: path.clone(),
         server,
         auth,
-        store: store::store(&reader),
-        jobs: jobs(&top.child("jobs")),
+        redis: database::redis(&top.child("redis")),
+        database,
+        data_dir,
+        store,
+        jobs,
         images: images(&top.child("images")),
         fetch: FetchConfig {
             allow: top.child("fetch").texts("allow", check::host_and_port).unwrap_or_default(),
@@ -56,9 +71,7 @@ pub(super) fn config(
                 .bytes("json_bytes", 1024..=1024 * MIB)
                 .unwrap_or(64 * MIB),
         },
-        billing: BillingConfig {
-            allow_unpriced: top.child("billing").flag("allow_unpriced").unwrap_or(false),
-        },
+        billing: billing(&top.child("billing")),
         log: log(&top.child("log")),
         warnings: resolved.warnings,
         providers: resolved.on,
@@ -70,9 +83,13 @@ pub(super) fn config(
     if problems.is_empty() { Ok(config) } else { Err(ConfigError { file: path, problems }) }
 }
 
-fn server(section: &Section<'_>, listen: Option<SocketAddr>) -> ServerConfig {
+fn server(
+    section: &Section<'_>,
+    listen: Option<SocketAddr>,
+    usual_admin: Option<SocketAddr>,
+) -> ServerConfig {
     let in_file = section.parsed("listen", check::address);
-    let admin_listen = section.parsed("admin_listen", check::address);
+    let admin_listen = section.parsed("admin_listen", check::address).or(usual_admin);
     let listen = listen.or(in_file).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4000)));
     if let Some(admin) = admin_listen
         && admin.port() == listen.port()
@@ -99,58 +116,28 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn auth(section: &Section<'_>, in_file: bool, server: &ServerConfig) -> AuthConfig {
-    let default = if in_file { AuthMode::Keys } else { AuthMode::Open };
-    let words = [("keys", AuthMode::Keys), ("open", AuthMode::Open)];
-    let mode = section.choice("mode", &words).unwrap_or(default);
-    if mode == AuthMode::Open && !server.listen.ip().is_loopback() {
-        section.problem(
-            "mode",
-            format!(
-                "\"open\" lets anyone who reaches {} spend the keys; listen on 127.0.0.1 or set auth.mode = \"keys\"",
-                server.listen
-            ),
-        );
-    }
-    let mut static_keys: Vec<StaticKey> = Vec::new();
-    for key in section.tables("static_keys") {
-        let name = key.text("name").filter(|name| !name.is_empty());
-        // What stands here by mistake may be the key itself: it is not shown.
-        let sha256 = key.text("sha256").and_then(|text| {
-            check::sha256(&text).map_err(|error| key.problem("sha256", error)).ok()
-        });
-        for (field, missing, example) in [
-            ("name", name.is_none(), "name = \"ci\""),
-            ("sha256", sha256.is_none() && !key.has("sha256"), "sha256 = \"9f86d0...\""),
-        ] {
-            if missing {
-                key.problem(field, format!("is missing; write for example {example}"));
-            }
-        }
-        let models = key.texts("models", check::pattern).unwrap_or_else(|| vec!["*".to_owned()]);
-        let (Some(name), Some(sha256)) = (name, sha256) else { continue };
-        if static_keys.iter().any(|other| other.name == name) {
-            key.problem("name", format!("{name:?} is there twice; names tell keys apart in logs"));
-        }
-        if static_keys.iter().any(|other| other.sha256 == sha256) {
-            key.problem("sha256", "is there twice; give every name a key of its own");
-        }
-        static_keys.push(StaticKey { name, sha256, models });
-    }
-    AuthConfig { mode, static_keys }
-}
-
-fn jobs(section: &Section<'_>) -> JobsConfig {
+fn jobs(section: &Section<'_>, server: &ServerConfig, stored: Duration) -> JobsConfig {
     let words = [
         ("auto", Ambiguous::Auto),
         ("strict", Ambiguous::Strict),
         ("bounded_failover", Ambiguous::BoundedFailover),
     ];
-    let cap = section.parsed("ambiguous_job_cap_usd", |text| match text.parse::<Money>() {
-        Ok(amount) if amount >= Money::ZERO => Ok(amount),
-        Ok(_) => Err("is below zero".to_owned()),
-        Err(_) => Err("is no amount; write dollars such as \"0.10\"".to_owned()),
-    });
+    let retention = section.duration("retention");
+    if retention.is_some_and(|time| time > stored) {
+        let most = humantime::format_duration(stored);
+        section.problem(
+            "retention",
+            format!("is longer than outputs are kept; write at most \"{most}\", or a longer store.retention"),
+        );
+    }
+    let reachable = server.public_url.as_deref().is_some_and(|url| url.starts_with("https://"));
+    let callbacks = section.flag("callbacks");
+    if callbacks == Some(true) && server.public_url.is_none() {
+        section.problem(
+            "callbacks",
+            "needs server.public_url: providers must know where to call; set it or leave this out",
+        );
+    }
     JobsConfig {
         image_deadline: section
             .child("deadlines")
@@ -158,7 +145,21 @@ fn jobs(section: &Section<'_>) -> JobsConfig {
             .unwrap_or(Duration::from_mins(10)),
         max_attempts: section.integer("max_attempts", 1..=20).unwrap_or(3) as u32,
         ambiguous: section.choice("ambiguous", &words).unwrap_or(Ambiguous::Auto),
-        ambiguous_job_cap: cap.unwrap_or(Money::from_nanos(100_000_000)),
+        ambiguous_job_cap: section
+            .parsed("ambiguous_job_cap_usd", check::amount)
+            .unwrap_or(Money::from_nanos(100_000_000)),
+        ambiguous_day_cap: section
+            .parsed("ambiguous_day_cap_usd", check::amount)
+            .unwrap_or(Money::from_nanos(1_000_000_000)),
+        retention: retention.unwrap_or_else(|| stored.min(Duration::from_hours(72))),
+        callbacks: callbacks.unwrap_or(reachable),
+    }
+}
+
+fn billing(section: &Section<'_>) -> BillingConfig {
+    BillingConfig {
+        allow_unpriced: section.flag("allow_unpriced").unwrap_or(false),
+        markup_basis_points: section.parsed("markup_percent", check::percent).unwrap_or(0),
     }
 }
 
@@ -190,6 +191,7 @@ fn log(section: &Section<'_>) -> LogConfig {
     LogConfig {
         format: section.choice("format", &words).unwrap_or(LogFormat::Pretty),
         level: level.unwrap_or_else(|| "info".to_owned()),
+        zero_retention: section.flag("zero_retention").unwrap_or(false),
     }
 }
 

@@ -1,6 +1,9 @@
 //! `[store]`: where finished pictures are kept.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{S3Config, Secret, StoreConfig, StoreKind, check, read::Reader, section::Section};
 
@@ -14,7 +17,7 @@ enum Kind {
     Memory,
 }
 
-pub(super) fn store(reader: &Reader<'_>) -> StoreConfig {
+pub(super) fn store(reader: &Reader<'_>, data_dir: &Path) -> StoreConfig {
     let section = reader.top().child("store");
     let words = [("disk", Kind::Disk), ("s3", Kind::S3), ("memory", Kind::Memory)];
     let kind = section.choice("kind", &words);
@@ -30,7 +33,7 @@ pub(super) fn store(reader: &Reader<'_>) -> StoreConfig {
     StoreConfig {
         kind: match chosen {
             Kind::Memory => StoreKind::Memory,
-            Kind::Disk => StoreKind::Disk { path: path.unwrap_or_else(|| default_path(reader)) },
+            Kind::Disk => StoreKind::Disk { path: path.unwrap_or_else(|| data_dir.join("media")) },
             Kind::S3 => StoreKind::S3(s3),
         },
         retention: section.duration("retention").unwrap_or(Duration::from_hours(72)),
@@ -38,11 +41,6 @@ pub(super) fn store(reader: &Reader<'_>) -> StoreConfig {
             .parsed("key_template", check::key_template)
             .unwrap_or_else(|| "{project}/{date}/{job}-{index}.{ext}".to_owned()),
     }
-}
-
-fn default_path(reader: &Reader<'_>) -> PathBuf {
-    let data = reader.env("MEDIAGATE_DATA_DIR").filter(|dir| !dir.is_empty());
-    PathBuf::from(data.unwrap_or_else(|| "./data".to_owned())).join("media")
 }
 
 fn s3(section: &Section<'_>, reader: &Reader<'_>, chosen: bool) -> S3Config {

@@ -43,7 +43,7 @@ fn blue() -> String {
         )
 }
 
-fn parse_with(text: Option<&str>, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+pub(super) fn parse_with(text: Option<&str>, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let file = text.map(|text| File { path: Path::new("mediagate.toml"), text });
     let lookup = |name: &str| {
         env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
@@ -51,12 +51,12 @@ fn parse_with(text: Option<&str>, env: &[(&str, &str)]) -> Result<Config, Config
     sections::config(file, &lookup, &[("acme", ACME), ("blue", &blue())], None)
 }
 
-fn parse(text: &str) -> Result<Config, ConfigError> {
+pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     parse_with(Some(text), &[])
 }
 
 /// Each file's messages must hold these parts, in this order and number.
-fn check_refused(cases: &[(&str, &[&str])]) {
+pub(super) fn check_refused(cases: &[(&str, &[&str])]) {
     for (text, wanted) in cases {
         let lines: Vec<String> = match parse(text) {
             Ok(_) => Vec::new(),
@@ -115,6 +115,14 @@ drain_s = "1m"
 workers = 3
 [auth]
 static_keys = [{{ name = "ci", sha256 = "{hash}", models = ["paint*"] }}]
+admin_key = "${{ADMIN}}"
+master_key = "{hash_of_master}"
+[database]
+url = "postgres://me:pw@db/mg"
+durability = "full"
+max_connections = 8
+[redis]
+url = "redis://:pw@cache:6379/1"
 [store]
 kind = "s3"
 retention = "24h"
@@ -132,6 +140,9 @@ deadlines = {{ image = "5m" }}
 max_attempts = 4
 ambiguous = "strict"
 ambiguous_job_cap_usd = "0.25"
+ambiguous_day_cap_usd = "2.5"
+retention = "24h"
+callbacks = false
 [images]
 max_upscale = 2
 max_pixels = 40_000_000
@@ -154,6 +165,7 @@ allow_unknown = true
 json_bytes = "8MiB"
 [billing]
 allow_unpriced = true
+markup_percent = "12.5"
 [simulator]
 enabled = false
 queue_s = 0.1
@@ -163,10 +175,14 @@ seed = 7
 [log]
 format = "json"
 level = "info,mediagate=debug"
+zero_retention = true
 "#,
-        hash = "ab".repeat(32)
+        hash = "ab".repeat(32),
+        hash_of_master = "01ab".repeat(16)
     );
-    let config = match parse_with(Some(&text), &[("A_KEY", "canary"), ("A_TIME", "30")]) {
+    let admin = "an-admin-key-of-an-operator";
+    let env = [("A_KEY", "canary"), ("A_TIME", "30"), ("ADMIN", admin)];
+    let config = match parse_with(Some(&text), &env) {
         Ok(config) => config,
         Err(e) => panic!("{e}"),
     };
@@ -185,6 +201,17 @@ level = "info,mediagate=debug"
     assert_eq!(config.jobs.image_deadline, Duration::from_mins(5));
     assert_eq!(config.jobs.ambiguous, Ambiguous::Strict);
     assert_eq!(config.jobs.ambiguous_job_cap.to_string(), "0.250000000");
+    assert_eq!(config.auth.admin_key.as_ref().unwrap().expose(), admin);
+    assert_eq!(config.auth.master_key.as_ref().unwrap().expose()[..2], [1, 0xab]);
+    assert_eq!(config.database.url.expose(), "postgres://me:pw@db/mg");
+    assert_eq!(config.database.durability, Durability::Full);
+    assert_eq!(config.database.max_connections, 8);
+    assert_eq!(config.redis.url.as_ref().unwrap().expose(), "redis://:pw@cache:6379/1");
+    assert_eq!(config.jobs.ambiguous_day_cap.to_string(), "2.500000000");
+    assert_eq!(config.jobs.retention, Duration::from_hours(24));
+    assert!(!config.jobs.callbacks);
+    assert_eq!(config.billing.markup_basis_points, 1250);
+    assert!(config.log.zero_retention);
     assert_eq!(config.images.max_pixels, 40_000_000);
     assert_eq!(config.fetch.allow, ["127.0.0.1:9900"]);
     assert_eq!(config.providers["acme"].timeout, Duration::from_secs(30));
@@ -215,8 +242,8 @@ fn unknown_keys_name_the_nearest_known_one() {
         ("listen = \"127.0.0.1:1\"", &["unknown key \"listen\"; did you mean \"server.listen\"?"]),
         ("[sever]\nlisten = 1", &["unknown key \"sever\"; did you mean \"server\"?"]),
         (
-            "[auth]\nadmin_key = \"x\"",
-            &["unknown key \"auth.admin_key\"; the nearest known key is \"auth."],
+            "[auth]\nbasic = \"x\"",
+            &["unknown key \"auth.basic\"; the nearest known key is \"auth."],
         ),
         ("[jobs.deadlines]\nimages = \"1m\"", &["did you mean \"jobs.deadlines.image\"?"]),
         (
@@ -287,6 +314,23 @@ fn bad_values_say_key_value_and_example() {
             &["\"0,10\" is no amount; write dollars such as \"0.10\""],
         ),
         ("[jobs]\nambiguous_job_cap_usd = 0.1", &["is a float; write a text in quotes"]),
+        ("[jobs]\nambiguous_day_cap_usd = \"-0.1\"", &["ambiguous_day_cap_usd: \"-0.1\" is below"]),
+        (
+            "[jobs]\nretention = \"73h\"",
+            &["jobs.retention: is longer than outputs are kept; write at most \"3days\""],
+        ),
+        ("[jobs]\nretention = \"2h\"\n[store]\nretention = \"1h\"", &["at most \"1h\""]),
+        ("[jobs]\nretention = \"0s\"", &["jobs.retention: must be longer than nothing"]),
+        ("[jobs]\ncallbacks = true", &["jobs.callbacks: needs server.public_url"]),
+        ("[jobs]\ncallbacks = \"yes\"", &["\"yes\" is not true or false"]),
+        ("[billing]\nmarkup_percent = 5", &["billing.markup_percent: is an integer; write a text"]),
+        (
+            "[billing]\nmarkup_percent = \"0.001\"",
+            &["\"0.001\" is no percentage from 0 to 10000 with at most two decimals"],
+        ),
+        ("[billing]\nmarkup_percent = \"-5\"", &["\"-5\" is no percentage"]),
+        ("[billing]\nmarkup = \"5\"", &["did you mean \"billing.markup_percent\"?"]),
+        ("[log]\nzero_retention = 1", &["1 is not true or false"]),
         (
             "[limits]\njson_bytes = \"64 parsecs\"",
             &["limits.json_bytes: \"64 parsecs\" is no size"],
@@ -351,6 +395,41 @@ fn all_problems_come_at_once_in_the_order_of_the_file() {
             "toml:7: store.kind: \"tape\"",
         ],
     )]);
+}
+
+#[test]
+fn jobs_are_remembered_no_longer_than_their_outputs() {
+    for (text, hours) in [
+        ("", 72),
+        ("[store]\nretention = \"1h\"", 1),
+        ("[store]\nretention = \"30d\"", 72),
+        ("[store]\nretention = \"30d\"\n[jobs]\nretention = \"30d\"", 720),
+    ] {
+        assert_eq!(parse(text).unwrap().jobs.retention, Duration::from_hours(hours), "{text}");
+    }
+}
+
+#[test]
+fn providers_call_back_where_they_can_reach_us() {
+    for (text, on) in [
+        ("", false),
+        ("[server]\npublic_url = \"https://a.example\"", true),
+        ("[server]\npublic_url = \"http://a.example\"", false),
+        ("[server]\npublic_url = \"http://a.example\"\n[jobs]\ncallbacks = true", true),
+        ("[server]\npublic_url = \"https://a.example\"\n[jobs]\ncallbacks = false", false),
+    ] {
+        assert_eq!(parse(text).unwrap().jobs.callbacks, on, "{text}");
+    }
+}
+
+#[test]
+fn replicas_are_told_to_share_a_master_key() {
+    let warned = |text: &str| {
+        parse(text).unwrap().warnings.iter().any(|warning| warning.contains("auth.master_key"))
+    };
+    let shared = "[database]\nurl = \"postgres://db/mg\"\n";
+    let key = format!("{shared}[auth]\nmaster_key = \"{}\"", "01ab".repeat(16));
+    assert!(!warned("") && warned(shared) && !warned(&key));
 }
 
 #[test]
@@ -455,7 +534,12 @@ fn the_documented_files_are_good() {
         let mut tried = 0;
         for block in blocks.iter().filter_map(|b| b.split("```").next()) {
             let path = Path::new(page);
-            let config = Config::parse(Some(File { path, text: block }), &|_| Some("1".to_owned()));
+            let value = |name: &str| match name {
+                "MEDIAGATE_ADMIN_KEY" | "MEDIAGATE_MASTER_KEY" => "01ab".repeat(16),
+                _ => "1".to_owned(),
+            };
+            let file = File { path, text: block };
+            let config = Config::parse(Some(file), &|name| Some(value(name)));
             assert!(config.is_ok(), "{}\n{block}", config.unwrap_err());
             tried += 1;
         }
