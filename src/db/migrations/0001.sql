@@ -148,11 +148,10 @@ CREATE TABLE transfer (
 ) WITHOUT ROWID;
 -- A hold is closed once: a second capture cannot be written.
 CREATE UNIQUE INDEX transfer_closes ON transfer (hold) WHERE hold IS NOT NULL;
--- The listings of an account, of everybody and of a job, newest first.
+-- The listings of an account and of everybody, newest first. Those of a job begin with its id.
 CREATE INDEX transfer_debit ON transfer (debit, at);
 CREATE INDEX transfer_credit ON transfer (credit, at);
 CREATE INDEX transfer_at ON transfer (at);
-CREATE INDEX transfer_job ON transfer (job);
 
 CREATE TABLE job (
     id TEXT PRIMARY KEY,
