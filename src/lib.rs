@@ -10,6 +10,7 @@ pub mod api;
 pub mod engine;
 pub mod media;
 pub mod metrics;
+pub mod seal;
 pub mod store;
 pub mod tenant;
 
