@@ -1,13 +1,13 @@
 -- Money, keys and jobs. Written in SQLite's words; PostgreSQL gets BYTEA for BLOB, BIGINT for
--- INTEGER, and no WITHOUT ROWID. Times are Unix milliseconds, money is nano-dollars, other
+-- INTEGER, and no STRICT, WITHOUT ROWID. Times are Unix milliseconds, money is nano-dollars, other
 -- quantities are millionths of their unit. Media is never in here.
 
 -- Counts every change of a tenant's rights, so that every replica sees it in time.
-CREATE TABLE revision (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE revision (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO revision (name, value) VALUES ('tenants', 1);
 
 -- Small facts about this database, such as the check value of the master key.
-CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 
 CREATE TABLE org (
     id TEXT PRIMARY KEY,
@@ -19,7 +19,7 @@ CREATE TABLE org (
     created_at INTEGER NOT NULL,
     deleted_at INTEGER,
     rev INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE project (
     id TEXT PRIMARY KEY,
@@ -29,7 +29,7 @@ CREATE TABLE project (
     deleted_at INTEGER,
     rev INTEGER NOT NULL,
     UNIQUE (org, name)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- Keys of the data listener. `hash` is HMAC-SHA-256 of the secret under the pepper.
 CREATE TABLE api_key (
@@ -53,7 +53,7 @@ CREATE TABLE api_key (
     expires_at INTEGER,
     revoked_at INTEGER,
     rev INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX api_key_rev ON api_key (rev);
 
 -- Credentials of the admin listener. `org` is empty for one over all organisations.
@@ -68,7 +68,7 @@ CREATE TABLE admin_key (
     expires_at INTEGER,
     revoked_at INTEGER,
     rev INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- What a key, an end user, a project or an organisation may use in a period.
 CREATE TABLE budget (
@@ -86,7 +86,7 @@ CREATE TABLE budget (
     created_at INTEGER NOT NULL,
     deleted_at INTEGER,
     rev INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX budget_rev ON budget (rev);
 
 -- A project's own keys at providers, sealed under the master key.
@@ -99,7 +99,7 @@ CREATE TABLE provider_key (
     created_at INTEGER NOT NULL,
     deleted_at INTEGER,
     rev INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- Everything an operator did. Append-only.
 CREATE TABLE audit (
@@ -111,7 +111,7 @@ CREATE TABLE audit (
     target TEXT NOT NULL,
     -- JSON, without secrets.
     detail TEXT NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- The stored balance of whoever can run out. `posted` is what was used less what was paid in,
 -- `pending` what is held. Everything else (revenue, cost, payables) is folded from transfers.
@@ -127,7 +127,7 @@ CREATE TABLE account (
     ceiling INTEGER,
     frozen INTEGER NOT NULL DEFAULT 0,
     CHECK (ceiling IS NULL OR posted + pending <= ceiling)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- Every movement of money or units. Append-only.
 CREATE TABLE transfer (
@@ -145,7 +145,7 @@ CREATE TABLE transfer (
     job TEXT,
     memo TEXT,
     at INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 -- A hold is closed once: a second capture cannot be written.
 CREATE UNIQUE INDEX transfer_closes ON transfer (hold) WHERE hold IS NOT NULL;
 -- The listings of an account and of everybody, newest first. Those of a job begin with its id.
@@ -187,7 +187,7 @@ CREATE TABLE job (
     -- Sealed: what was asked; what came of it.
     payload BLOB,
     result BLOB
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX job_of_key ON job (api_key, created_at);
 CREATE INDEX job_of_request ON job (request_id);
 CREATE INDEX job_unfinished ON job (lease_until) WHERE finished_at IS NULL;
@@ -218,7 +218,7 @@ CREATE TABLE attempt (
     -- Sealed: the provider's job; where its outputs are.
     remote BLOB,
     output BLOB
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX attempt_of_job ON attempt (job);
 CREATE INDEX attempt_unknown ON attempt (sent_at) WHERE state = 'unknown';
 
@@ -228,7 +228,7 @@ CREATE TABLE idempotency (
     fingerprint BLOB NOT NULL,
     job TEXT NOT NULL,
     expires_at INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX idempotency_expires ON idempotency (expires_at);
 
 -- What was used, by day. `day` is days since 1970. One row per unit that a request used: `requests`
@@ -250,7 +250,7 @@ CREATE TABLE usage_day (
     quantity INTEGER NOT NULL,
     amount INTEGER NOT NULL,
     PRIMARY KEY (org, day, project, api_key, model, provider, label, value, unit)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX usage_day_of_key ON usage_day (api_key, label, day);
 CREATE INDEX usage_day_of_all ON usage_day (label, day);
 
@@ -266,7 +266,7 @@ CREATE TABLE cost_day (
     reported INTEGER NOT NULL,
     suspense INTEGER NOT NULL,
     PRIMARY KEY (day, provider, credential, model)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- Where an organisation wants to be told, and what is yet to be told.
 CREATE TABLE webhook (
@@ -279,7 +279,7 @@ CREATE TABLE webhook (
     created_at INTEGER NOT NULL,
     deleted_at INTEGER,
     rev INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE outbox (
     id TEXT PRIMARY KEY,
     webhook TEXT NOT NULL,
@@ -293,7 +293,7 @@ CREATE TABLE outbox (
     last_error TEXT,
     -- A budget's alert is sent once a period.
     once TEXT UNIQUE
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX outbox_due ON outbox (next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX outbox_of_webhook ON outbox (webhook, created_at);
 
