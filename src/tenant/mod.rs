@@ -1,5 +1,8 @@
 //! Who asks and what they may do: organisations, projects, keys, budgets.
 
+pub mod key;
+pub mod pattern;
+
 use serde::{Deserialize, Serialize};
 
 /// The organisation and project of keys that are in the configuration or made without one.
