@@ -10,8 +10,10 @@ use std::fmt;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
-use subtle::ConstantTimeEq as _;
+use subtle::{Choice, ConstantTimeEq as _};
 use zeroize::Zeroizing;
+
+use crate::seal::Sealer;
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const ID_DIGITS: usize = 16;
@@ -67,9 +69,12 @@ impl KeyHash {
         &self.0
     }
 
+    /// What no key has: to compare with where there is nothing to compare with.
+    pub const NONE: Self = Self([0; 32]);
+
     /// Compares in a time that does not depend on where the two differ.
-    pub fn matches(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+    fn ct_eq(&self, other: &Self) -> Choice {
+        self.0.ct_eq(&other.0)
     }
 }
 
@@ -143,17 +148,30 @@ pub fn is_id(kind: Kind, text: &str) -> bool {
 }
 
 /// The secret of this installation under which keys are hashed: without it, a copy of the
-/// database cannot even be searched for a key that is known.
+/// database cannot even be searched for a key that is known. After a change of the master key the
+/// older ones still know the keys that were made under them.
 #[derive(Clone)]
-pub struct Pepper(Hmac<Sha256>);
+pub struct Pepper {
+    current: Hmac<Sha256>,
+    older: Vec<Hmac<Sha256>>,
+}
 
 impl Pepper {
-    /// From 32 secret bytes.
-    pub fn new(bytes: &[u8; 32]) -> Self {
-        // A key shorter than a block is filled up with zeros: so HMAC is defined.
-        let mut block = Zeroizing::new([0; 64]);
-        block[..32].copy_from_slice(bytes);
-        Self(Hmac::new(&(*block).into()))
+    /// From 32 secret bytes each, the current one first.
+    pub fn new(current: &[u8; 32], older: &[[u8; 32]]) -> Self {
+        let keyed = |bytes: &[u8; 32]| {
+            // A key shorter than a block is filled up with zeros: so HMAC is defined.
+            let mut block = Zeroizing::new([0; 64]);
+            block[..32].copy_from_slice(bytes);
+            Hmac::new(&(*block).into())
+        };
+        Self { current: keyed(current), older: older.iter().map(keyed).collect() }
+    }
+
+    /// What the master keys give.
+    pub fn of(sealer: &Sealer) -> Self {
+        let all = Zeroizing::new(sealer.derive_each("pepper"));
+        Self::new(&sealer.pepper(), all.get(1..).unwrap_or_default())
     }
 
     /// Makes a key.
@@ -165,22 +183,32 @@ impl Pepper {
         text.push_str(&id);
         text.push('_');
         random_characters(SECRET, &mut text)?;
-        let hash = self.digest(&text);
+        let hash = digest(&self.current, &text);
         let sum = checksum(&text);
         text.extend(sum.iter().copied().map(char::from));
         Ok(Minted { id, text: KeyText(text), hash })
     }
 
-    /// What would be kept of a key. The id is part of it, so a hash is good for its own row only.
-    pub fn hash(&self, key: Presented<'_>) -> KeyHash {
-        self.digest(key.body)
+    /// Whether this key is the one of which the hash was kept. The id is part of the hash, so that
+    /// it is good for its own row only. Takes the same time for every key.
+    pub fn knows(&self, key: Presented<'_>, kept: &KeyHash) -> bool {
+        self.older
+            .iter()
+            .map(|pepper| digest(pepper, key.body).ct_eq(kept))
+            .fold(digest(&self.current, key.body).ct_eq(kept), |any, one| any | one)
+            .into()
     }
 
-    /// The digest of any secret text, for comparing two in constant time.
-    pub fn digest(&self, text: &str) -> KeyHash {
-        let mac = self.0.clone().chain_update(text.as_bytes()).finalize().into_bytes();
-        KeyHash(mac.into())
+    /// Whether two secret texts are the same, in a time that tells nothing of either but their
+    /// length.
+    pub fn same(&self, one: &str, other: &str) -> bool {
+        digest(&self.current, one).ct_eq(&digest(&self.current, other)).into()
     }
+}
+
+fn digest(pepper: &Hmac<Sha256>, text: &str) -> KeyHash {
+    let mac = pepper.clone().chain_update(text.as_bytes()).finalize().into_bytes();
+    KeyHash(mac.into())
 }
 
 impl fmt::Debug for Pepper {
@@ -220,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_key_is_made_read_and_known_again() {
-        let pepper = Pepper::new(&[7; 32]);
+        let pepper = Pepper::new(&[7; 32], &[]);
         for (kind, other, prefix) in
             [(Kind::Data, Kind::Admin, "mg_"), (Kind::Admin, Kind::Data, "mga_")]
         {
@@ -230,10 +258,14 @@ mod tests {
             assert!(is_id(kind, &minted.id) && !is_id(other, &minted.id));
             let read_back = read(kind, &text).unwrap();
             assert_eq!(read_back.id, minted.id);
-            assert!(pepper.hash(read_back).matches(&minted.hash));
+            assert!(pepper.knows(read_back, &minted.hash));
             // Another installation keeps another hash, and another key is another key.
-            assert!(!Pepper::new(&[8; 32]).hash(read_back).matches(&minted.hash));
-            assert!(!pepper.mint(kind).unwrap().hash.matches(&minted.hash));
+            assert!(!Pepper::new(&[8; 32], &[]).knows(read_back, &minted.hash));
+            assert!(!pepper.knows(read_back, &pepper.mint(kind).unwrap().hash));
+            assert!(!pepper.knows(read_back, &KeyHash::NONE));
+            // A changed master key leaves the keys that are out alone.
+            let changed = Pepper::new(&[8; 32], &[[9; 32], [7; 32]]);
+            assert!(changed.knows(read_back, &minted.hash));
             // One kind is no key of the other.
             assert_eq!(read(other, &text).unwrap_err(), Malformed::Foreign);
         }
@@ -241,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_finger_is_seen_without_a_lookup() {
-        let text = Pepper::new(&[7; 32]).mint(Kind::Data).unwrap().text.expose().to_owned();
+        let text = Pepper::new(&[7; 32], &[]).mint(Kind::Data).unwrap().text.expose().to_owned();
         for at in 3..text.len() {
             let mut wrong = text.clone().into_bytes();
             wrong[at] = if wrong[at] == b'a' { b'b' } else { b'a' };
@@ -268,7 +300,8 @@ mod tests {
         let secret = "A".repeat(43);
         let body = format!("mg_0123456789abcdef_{secret}");
         let text = format!("{body}{}", String::from_utf8_lossy(&checksum(&body)));
-        let hash = Pepper::new(&[7; 32]).hash(read(Kind::Data, &text).unwrap());
+        let presented = read(Kind::Data, &text).unwrap();
+        let hash = digest(&Pepper::new(&[7; 32], &[]).current, presented.body);
         assert_eq!(hex::encode(&hash.bytes()[..8]), "3f30002909310307");
     }
 
@@ -286,7 +319,7 @@ mod tests {
 
     #[test]
     fn nothing_secret_is_shown() {
-        let pepper = Pepper::new(&[7; 32]);
+        let pepper = Pepper::new(&[7; 32], &[]);
         let minted = pepper.mint(Kind::Data).unwrap();
         let text = minted.text.expose().to_owned();
         let presented = read(Kind::Data, &text).unwrap();

@@ -1,7 +1,11 @@
 //! Who asks and what they may do: organisations, projects, keys, budgets.
 
+pub mod budgets;
+pub mod directory;
 pub mod key;
 pub mod pattern;
+pub mod role;
+pub mod store;
 
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +76,7 @@ pub struct Budget {
 }
 
 /// Whose a budget is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// A key.

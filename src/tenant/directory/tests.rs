@@ -1,0 +1,261 @@
+use super::*;
+use crate::{
+    db::testing,
+    tenant::{
+        Period, Scope, budgets,
+        role::Actor,
+        store::{
+            keys::{self, Created, KeyBudget, Rights, RightsChange},
+            orgs, projects, provider_keys as provider_store,
+        },
+    },
+};
+
+fn sealer() -> Arc<Sealer> {
+    Arc::new(Sealer::new([7; 32].into(), []))
+}
+
+fn directory(db: &Db, statics: Vec<StaticKey>) -> Arc<Directory> {
+    Arc::new(Directory::new(db.clone(), sealer(), statics))
+}
+
+fn root() -> Actor {
+    Actor::above_all("test")
+}
+
+async fn key(db: &Db, project: &str, rights: Rights, budget: Option<KeyBudget>) -> Created {
+    let pepper = Pepper::of(&sealer());
+    keys::create(db, &pepper, &root(), project, rights, budget, 1000).await.unwrap()
+}
+
+async fn good(directory: &Directory, text: &str, now: i64) -> bool {
+    match directory.authenticate(text, now).await {
+        Ok(_) => true,
+        Err(Refused::Unknown) => false,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_key_works_until_it_is_revoked_or_ends() {
+    testing::each(|db| async move {
+        let directory = directory(&db, Vec::new());
+        directory.refresh().await.unwrap();
+        // Made after the directory was read: found at once.
+        let forever = key(&db, DEFAULT, Rights::all("ci"), None).await;
+        let text = forever.text.expose();
+        let grant = directory.authenticate(text, 2000).await.unwrap();
+        assert_eq!((&*grant.key_id, &*grant.key_name), (&*forever.key.id, "ci"));
+        assert_eq!((&*grant.org, &*grant.project), (DEFAULT, DEFAULT));
+        let rights = Rights { expires_at: Some(5000), ..Rights::all("short") };
+        let short = key(&db, DEFAULT, rights, None).await;
+        for (now, yes) in [(0, true), (4999, true), (5000, false), (i64::MAX, false), (4999, true)]
+        {
+            assert_eq!(good(&directory, short.text.expose(), now).await, yes, "{now}");
+        }
+        keys::revoke(&db, &root(), &forever.key.id, 3000).await.unwrap();
+        assert!(good(&directory, text, 3000).await, "nobody told the directory yet");
+        directory.refresh().await.unwrap();
+        assert!(!good(&directory, text, 3000).await);
+        assert!(good(&directory, short.text.expose(), 3000).await);
+        // Another key's id with this one's secret, and the other way round.
+        let pepper = Pepper::of(&sealer());
+        let stranger = pepper.mint(Kind::Data).unwrap();
+        assert!(!good(&directory, stranger.text.expose(), 3000).await);
+        let operators = pepper.mint(Kind::Admin).unwrap();
+        for text in [operators.text.expose(), "", "sk-1", "mga_"] {
+            assert!(!good(&directory, text, 3000).await, "{text}");
+        }
+        let cut = &short.text.expose()[..60];
+        assert!(matches!(directory.authenticate(cut, 3000).await, Err(Refused::Mistyped)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn changes_arrive_at_every_replica_within_a_second() {
+    testing::each_url(|url| async move {
+        let (one, two) = (testing::open(&url).await, testing::open(&url).await);
+        let (here, there) = (directory(&one, Vec::new()), directory(&two, Vec::new()));
+        let stop = CancellationToken::new();
+        for directory in [&here, &there] {
+            directory.refresh().await.unwrap();
+            tokio::spawn(Arc::clone(directory).watch(stop.clone()));
+        }
+        let made = key(&one, DEFAULT, Rights::all("ci"), None).await;
+        for directory in [&here, &there] {
+            assert!(good(directory, made.text.expose(), 2000).await);
+        }
+        let slow = RightsChange { rpm: Some(Some(3)), ..RightsChange::default() };
+        keys::update(&one, &root(), &made.key.id, slow, 2000).await.unwrap();
+        let begun = Instant::now();
+        while there.authenticate(made.text.expose(), 2000).await.unwrap().limits.rpm != Some(3) {
+            assert!(begun.elapsed() < Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        keys::revoke(&one, &root(), &made.key.id, 3000).await.unwrap();
+        let begun = Instant::now();
+        for directory in [&here, &there] {
+            while good(directory, made.text.expose(), 3000).await {
+                assert!(begun.elapsed() < Duration::from_secs(1));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        stop.cancel();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_grant_has_the_budgets_of_all_above_it() {
+    testing::each(|db| async move {
+        let root = root();
+        let org = orgs::create(&db, &root, "acme", true, None, 1).await.unwrap();
+        let project = projects::create(&db, &root, &org.id, "site", 1).await.unwrap();
+        let own = KeyBudget { usd: 5_000_000_000, period: Period::Month };
+        let made = key(&db, &project.id, Rights::all("ci"), Some(own)).await;
+        let other = key(&db, DEFAULT, Rights::all("other"), None).await;
+        let directory = directory(&db, Vec::new());
+        directory.refresh().await.unwrap();
+        for (scope, id) in [
+            (Scope::User, "*"),
+            (Scope::Project, project.id.as_str()),
+            (Scope::Org, org.id.as_str()),
+        ] {
+            let new = budgets::NewBudget {
+                name: "cap".to_owned(),
+                scope,
+                scope_id: id.to_owned(),
+                unit: "image".to_owned(),
+                period: Period::Day,
+                amount: 7_000_000,
+                alert_percent: Some(80),
+            };
+            budgets::create_budget(&db, &root, &org.id, new, 2).await.unwrap();
+        }
+        directory.refresh().await.unwrap();
+        let grant = directory.authenticate(made.text.expose(), 3).await.unwrap();
+        let scopes: Vec<Scope> = grant.budgets.iter().map(|b| b.scope).collect();
+        assert_eq!(scopes, [Scope::Key, Scope::User, Scope::Project, Scope::Org]);
+        assert_eq!(grant.budgets[0], made.budget.clone().unwrap());
+        assert_eq!(grant.budgets[0].amount, 5_000_000_000);
+        assert!(grant.prepaid);
+        let other = directory.authenticate(other.text.expose(), 3).await.unwrap();
+        assert!(other.budgets.is_empty() && !other.prepaid);
+        // The project goes, and with it the key; the default one stays.
+        projects::delete(&db, &root, &project.id, 4).await.unwrap();
+        directory.refresh().await.unwrap();
+        assert!(!good(&directory, made.text.expose(), 5).await);
+        assert!(projects::delete(&db, &root, DEFAULT, 4).await.is_err());
+        assert!(orgs::delete(&db, &root, DEFAULT, 4).await.is_err());
+        orgs::delete(&db, &root, &org.id, 5).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keys_of_the_configuration_have_rights_like_any_other() {
+    testing::each(|db| async move {
+        let project = projects::create(&db, &root(), DEFAULT, "site", 1).await.unwrap();
+        let budget = Budget {
+            id: "static-ci".to_owned(),
+            name: "ci".to_owned(),
+            scope: Scope::Key,
+            scope_id: "static:ci".to_owned(),
+            unit: "usd".to_owned(),
+            period: Period::Total,
+            amount: 1,
+            alert_percent: None,
+        };
+        let ci = StaticKey {
+            name: "ci".to_owned(),
+            sha256: Sha256::digest(b"hunter2").into(),
+            project: "site".to_owned(),
+            budget: Some(budget.clone()),
+            ..StaticKey::open()
+        };
+        let directory = directory(&db, vec![ci]);
+        // Before the first reading nobody is let in, and nobody is called wrong.
+        assert!(matches!(directory.open(), Err(Refused::Unavailable(_))));
+        let grant = directory.authenticate("hunter2", 0).await.unwrap();
+        assert_eq!((&*grant.key_id, &*grant.project), ("static:ci", &*project.id));
+        assert_eq!(grant.budgets, [budget]);
+        assert!(!good(&directory, "hunter3", 0).await);
+        let open = directory.open().unwrap();
+        assert_eq!((&*open.key_id, &*open.project, &*open.org), ("open", DEFAULT, DEFAULT));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_projects_own_key_is_opened_for_it_alone() {
+    testing::each(|db| async move {
+        let directory = directory(&db, Vec::new());
+        directory.refresh().await.unwrap();
+        let secret = |text: &str| Secret::new(text.to_owned());
+        let give = async |text: &str| {
+            let (root, secret) = (root(), secret(text));
+            provider_store::create(&db, &sealer(), &root, DEFAULT, "fal", &secret, 1).await.unwrap()
+        };
+        give("first").await;
+        let second = give("second").await;
+        directory.refresh().await.unwrap();
+        let key = directory.provider_key(DEFAULT, "fal").unwrap();
+        assert_eq!((&key.id, &key.secret), (&second.id, &Some(secret("second"))));
+        assert!(directory.provider_key(DEFAULT, "bfl").is_none());
+        assert!(directory.provider_key("other", "fal").is_none());
+        // Under another master key it stays shut, and is not mistaken for absent.
+        let stranger = Arc::new(Sealer::new([8; 32].into(), []));
+        let shut = Directory::new(db.clone(), stranger, Vec::new());
+        shut.refresh().await.unwrap();
+        assert!(shut.provider_key(DEFAULT, "fal").unwrap().secret.is_none());
+        provider_store::delete(&db, &root(), &second.id, 2).await.unwrap();
+        directory.refresh().await.unwrap();
+        assert!(directory.provider_key(DEFAULT, "fal").is_none());
+        let kept = db.query("SELECT sealed FROM provider_key", Vec::new()).await.unwrap();
+        assert!(kept.iter().all(|row| row.bytes(0).unwrap().is_empty()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn yesterdays_copy_is_believed() {
+    testing::each(|db| async move {
+        let directory = directory(&db, Vec::new());
+        let made = key(&db, DEFAULT, Rights::all("ci"), None).await;
+        directory.refresh().await.unwrap();
+        assert!(good(&directory, made.text.expose(), 1).await);
+        // As if restored: the key was not there, and the revision is lower.
+        db.transaction(crate::db::Durability::Process, |tx| {
+            Box::pin(async move {
+                tx.execute("DELETE FROM api_key", &[]).await?;
+                tx.execute("UPDATE revision SET value = 1", &[]).await?;
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+        directory.refresh().await.unwrap();
+        assert!(!good(&directory, made.text.expose(), 1).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn unknown_keys_share_one_look() {
+    testing::on_sqlite(|url| async move {
+        let db = testing::open(&url).await;
+        let directory = directory(&db, Vec::new());
+        directory.refresh().await.unwrap();
+        let pepper = Pepper::of(&sealer());
+        let begun = Instant::now();
+        let asked = (0..200).map(|_| {
+            let (directory, text) = (Arc::clone(&directory), pepper.mint(Kind::Data).unwrap().text);
+            async move { assert!(!good(&directory, text.expose(), 1).await) }
+        });
+        futures_util::future::join_all(asked).await;
+        // Two looks at most: one under way, one for those who came later.
+        assert!(begun.elapsed() < 4 * MISS, "{:?}", begun.elapsed());
+    })
+    .await;
+}
