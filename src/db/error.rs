@@ -35,6 +35,14 @@ impl DbError {
             source: Some(Box::new(source)),
         })
     }
+
+    /// The same outage, where the transaction may have been committed.
+    pub(super) fn ambiguous(self) -> Self {
+        match self {
+            Self::Unavailable(outage) => Self::Unavailable(Outage { ambiguous: true, ..outage }),
+            other => other,
+        }
+    }
 }
 
 /// Why a database cannot be used, and what would help.

@@ -9,9 +9,9 @@ use std::{
 };
 
 use rusqlite::{Connection, TransactionBehavior};
+use tokio_postgres::Client;
 
-use super::DbError;
-use super::sqlite::fault;
+use super::{DbError, postgres, sqlite::fault};
 
 /// In their order, from version 1, in SQLite's words. What was released is never changed.
 pub(super) const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
@@ -53,6 +53,80 @@ fn sqlite_version(connection: &Connection) -> Result<Option<i64>, DbError> {
         .query_one("SELECT coalesce(max(version), 0) FROM migration", [], |row| row.get(0))
         .map(Some)
         .map_err(fault)
+}
+
+/// Brings a PostgreSQL database forward. After an error the connection must be closed.
+pub(super) async fn postgres(client: &Client, migrations: &[&str]) -> Result<(), DbError> {
+    while (postgres_version(client).await?.unwrap_or(0) as usize) < migrations.len() {
+        // Others that start now wait here. The numbers mean nothing to anybody else.
+        let lock = "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'; \
+                    SELECT pg_advisory_xact_lock(7041963, 1)";
+        client.batch_execute(lock).await.map_err(postgres::fault)?;
+        let version = postgres_version(client).await?;
+        if version.is_none() {
+            let table = for_postgres(TABLE);
+            client.batch_execute(&table).await.map_err(postgres::fault)?;
+        }
+        if let Some((version, sql)) = next(version, migrations)? {
+            client.batch_execute(&for_postgres(sql)).await.map_err(postgres::fault)?;
+            client
+                .execute("INSERT INTO migration VALUES ($1, $2)", &[&version, &now()])
+                .await
+                .map_err(postgres::fault)?;
+        }
+        client.batch_execute("COMMIT").await.map_err(postgres::fault)?;
+    }
+    next(postgres_version(client).await?, migrations).map(drop)
+}
+
+async fn postgres_version(client: &Client) -> Result<Option<i64>, DbError> {
+    let exists = "SELECT to_regclass('migration') IS NOT NULL";
+    let exists: bool = client
+        .query_one(exists, &[])
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(postgres::fault)?;
+    if !exists {
+        return Ok(None);
+    }
+    client
+        .query_one("SELECT coalesce(max(version), 0) FROM migration", &[])
+        .await
+        .and_then(|row| row.try_get(0))
+        .map(Some)
+        .map_err(postgres::fault)
+}
+
+/// SQLite's words in PostgreSQL's. Text is compared by its bytes, whatever language the server
+/// was set up for. Comments and quoted text stay as they are.
+fn for_postgres(sql: &str) -> String {
+    let mut translated = String::with_capacity(sql.len() + sql.len() / 4);
+    let mut rest = sql;
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
+            '\'' | '"' => rest[1..].find(first).map_or(rest.len(), |end| end + 2),
+            _ if is_word(first) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
+            _ => first.len_utf8(),
+        };
+        let (token, after) = rest.split_at(length);
+        rest = after;
+        translated.push_str(match token {
+            "INTEGER" => "BIGINT",
+            "BLOB" => "BYTEA",
+            "TEXT" => "TEXT COLLATE \"C\"",
+            "STRICT" => {
+                rest = rest.strip_prefix(", WITHOUT ROWID").unwrap_or(rest);
+                ""
+            }
+            token => token,
+        });
+    }
+    translated
+}
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
 }
 
 /// The migration that follows on a version, if any.

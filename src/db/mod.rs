@@ -11,6 +11,7 @@
 
 mod error;
 mod migrate;
+mod postgres;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,6 +28,7 @@ use std::{
 use futures_util::future::BoxFuture;
 
 pub use error::{DbError, Outage};
+use postgres::Postgres;
 use sqlite::Sqlite;
 pub use value::{Row, Value};
 
@@ -93,6 +95,7 @@ pub struct Db(Arc<Engine>);
 
 enum Engine {
     Sqlite(Sqlite),
+    Postgres(Postgres),
 }
 
 impl fmt::Debug for Db {
@@ -111,6 +114,8 @@ impl Db {
     pub async fn open(settings: &DbSettings) -> Result<Self, DbError> {
         let engine = if let Some(path) = settings.url.strip_prefix("sqlite://") {
             Engine::Sqlite(Sqlite::open(path, settings.max_connections).await?)
+        } else if ["postgres://", "postgresql://"].iter().any(|s| settings.url.starts_with(s)) {
+            Engine::Postgres(Postgres::open(settings).await?)
         } else {
             return Err(DbError::Settings(
                 "the database URL must begin with sqlite:// or postgres://".to_owned(),
@@ -121,9 +126,7 @@ impl Db {
 
     /// Whether other processes may serve from it too: true for PostgreSQL.
     pub fn is_shared(&self) -> bool {
-        match &*self.0 {
-            Engine::Sqlite(_) => false,
-        }
+        matches!(&*self.0, Engine::Postgres(_))
     }
 
     /// Reads. Sees everything that was committed before; cannot write.
@@ -141,6 +144,7 @@ impl Db {
     ) -> Result<Vec<Row>, DbError> {
         match &*self.0 {
             Engine::Sqlite(sqlite) => sqlite.query(sql.into(), params).await,
+            Engine::Postgres(postgres) => postgres.query(sql.into(), params).await,
         }
     }
 
@@ -161,6 +165,7 @@ impl Db {
     {
         match &*self.0 {
             Engine::Sqlite(sqlite) => sqlite.transaction(durability, work).await,
+            Engine::Postgres(postgres) => postgres.transaction(durability, work).await,
         }
     }
 }
@@ -176,6 +181,7 @@ pub struct Tx<'c> {
 #[derive(Debug)]
 enum TxEngine<'c> {
     Sqlite(sqlite::Statements<'c>),
+    Postgres(postgres::Statements<'c>),
 }
 
 impl Tx<'_> {
@@ -189,6 +195,7 @@ impl Tx<'_> {
         self.whole()?;
         let done = match &mut self.engine {
             TxEngine::Sqlite(tx) => tx.execute(sql, params),
+            TxEngine::Postgres(tx) => tx.execute(sql, params).await,
         };
         self.noted(done)
     }
@@ -202,6 +209,7 @@ impl Tx<'_> {
         self.whole()?;
         let done = match &mut self.engine {
             TxEngine::Sqlite(tx) => tx.query(sql, params),
+            TxEngine::Postgres(tx) => tx.query(sql, params).await,
         };
         self.noted(done)
     }
@@ -221,6 +229,7 @@ impl Tx<'_> {
         self.whole()?;
         let done = match &mut self.engine {
             TxEngine::Sqlite(tx) => tx.lock(select, key, keys),
+            TxEngine::Postgres(tx) => tx.lock(select, key, keys).await,
         };
         self.noted(done)
     }
@@ -245,6 +254,7 @@ impl Tx<'_> {
         } else {
             match &mut self.engine {
                 TxEngine::Sqlite(tx) => tx.insert_many(insert, rows),
+                TxEngine::Postgres(tx) => tx.insert_many(insert, rows).await,
             }
         };
         self.noted(done)

@@ -17,7 +17,7 @@ pub enum Value {
 
 impl Value {
     /// What it is called in an error; the content may be secret.
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Int(_) => "an integer",

@@ -1,0 +1,193 @@
+//! Statements on one connection.
+
+use std::{collections::HashSet, time::Duration};
+
+use deadpool_postgres::Object;
+use futures_util::{TryStreamExt, future::try_join_all};
+use tokio::time::timeout;
+use tokio_postgres::{Error, Statement, types::BorrowToSql};
+
+use super::{
+    super::{DbError, Insert, Row, Value},
+    fault::{fault, is_healthy, is_lost, is_repeatable, silent},
+    types,
+};
+
+/// How long any answer is waited for; longer than the server's own limits.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(17);
+
+/// Prepared statements kept per connection.
+const STATEMENTS: usize = 512;
+
+/// Rows of one INSERT. Few different numbers, so that few statements are prepared.
+const CHUNKS: [usize; 4] = [64, 16, 4, 1];
+
+/// The statements of one transaction, or one read.
+pub(in crate::db) struct Statements<'c> {
+    client: &'c Object,
+    /// All of it may be done again: a deadlock, or no order could be found.
+    pub(super) again: bool,
+    /// The connection is gone.
+    pub(super) lost: bool,
+    /// The connection may be used again.
+    pub(super) healthy: bool,
+}
+
+impl std::fmt::Debug for Statements<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Statements").finish_non_exhaustive()
+    }
+}
+
+impl<'c> Statements<'c> {
+    pub(super) fn new(client: &'c Object) -> Self {
+        Self { client, again: false, lost: false, healthy: true }
+    }
+
+    pub(in crate::db) async fn execute(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+    ) -> Result<u64, DbError> {
+        let client = self.client;
+        let done = answered(async {
+            let statement = prepare(client, sql).await?;
+            client.execute_raw(&statement, params).await
+        })
+        .await;
+        self.noted(done)
+    }
+
+    pub(in crate::db) async fn query(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+    ) -> Result<Vec<Row>, DbError> {
+        let client = self.client;
+        let done = answered(async {
+            let statement = prepare(client, sql).await?;
+            rows(client, &statement, params).await
+        })
+        .await;
+        self.noted(done)
+    }
+
+    /// For a text that will not come again.
+    pub(super) async fn query_once(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+    ) -> Result<Vec<Row>, DbError> {
+        let client = self.client;
+        let done = answered(async {
+            let statement = client.prepare(sql).await?;
+            rows(client, &statement, params).await
+        })
+        .await;
+        self.noted(done)
+    }
+
+    pub(in crate::db) async fn lock(
+        &mut self,
+        select: &str,
+        key: &str,
+        keys: &[String],
+    ) -> Result<Vec<Row>, DbError> {
+        let client = self.client;
+        let sql = format!("{select} WHERE {key} = ANY($1) ORDER BY {key} FOR UPDATE");
+        let done = answered(async {
+            let statement = prepare(client, &sql).await?;
+            rows(client, &statement, [keys]).await
+        })
+        .await;
+        self.noted(done)
+    }
+
+    /// All statements are sent before the first is answered.
+    pub(in crate::db) async fn insert_many(
+        &mut self,
+        insert: &Insert,
+        rows: &[Vec<Value>],
+    ) -> Result<(), DbError> {
+        let client = self.client;
+        let alone = repeats_itself(insert, rows);
+        let done = answered(async {
+            let mut statements = Vec::new();
+            let mut left = rows;
+            while !left.is_empty() {
+                let fits = |size: &usize| *size <= if alone { 1 } else { left.len() };
+                let size = CHUNKS.into_iter().find(fits).unwrap_or(1);
+                let (chunk, rest) = left.split_at(size);
+                let statement = prepare(client, &insert.sql(size)).await?;
+                statements.push((statement, chunk.iter().flatten().collect::<Vec<&Value>>()));
+                left = rest;
+            }
+            let sent = statements.into_iter().map(|(statement, values)| async move {
+                client.execute_raw(&statement, values).await
+            });
+            try_join_all(sent).await.map(drop)
+        })
+        .await;
+        self.noted(done)
+    }
+
+    fn noted<T>(&mut self, done: Result<Result<T, Error>, DbError>) -> Result<T, DbError> {
+        match done {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                self.again |= is_repeatable(&error);
+                self.lost |= is_lost(&error);
+                self.healthy &= is_healthy(&error);
+                Err(fault(error))
+            }
+            Err(error) => {
+                self.healthy = false;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Waits for an answer, but not for ever.
+pub(super) async fn answered<T>(
+    answer: impl Future<Output = Result<T, Error>>,
+) -> Result<Result<T, Error>, DbError> {
+    timeout(ANSWER_PATIENCE, answer).await.map_err(|_| silent())
+}
+
+async fn prepare(client: &Object, sql: &str) -> Result<Statement, Error> {
+    if client.statement_cache.size() >= STATEMENTS {
+        client.statement_cache.clear();
+    }
+    client.prepare_cached(sql).await
+}
+
+async fn rows<P, I>(client: &Object, statement: &Statement, params: I) -> Result<Vec<Row>, Error>
+where
+    P: BorrowToSql,
+    I: IntoIterator<Item = P>,
+    I::IntoIter: ExactSizeIterator,
+{
+    client
+        .query_raw(statement, params)
+        .await?
+        .and_then(|row| async move { types::row(&row) })
+        .try_collect()
+        .await
+}
+
+/// Whether two rows have the same key and the second is to change the first. PostgreSQL does not
+/// do that within one statement.
+fn repeats_itself(insert: &Insert, rows: &[Vec<Value>]) -> bool {
+    let Some((key, _)) = insert.conflict.split_once(" DO UPDATE") else { return false };
+    let names = |list: &'static str| {
+        let inside = list.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+        inside.map_or("", |(names, _)| names).split(',').map(str::trim)
+    };
+    let columns: Vec<&str> = names(insert.into).collect();
+    let key: Option<Vec<usize>> =
+        names(key).map(|name| columns.iter().position(|column| *column == name)).collect();
+    let Some(key) = key else { return true };
+    let mut seen = HashSet::with_capacity(rows.len());
+    !rows.iter().all(|row| seen.insert(key.iter().map(|i| &row[*i]).collect::<Vec<_>>()))
+}
