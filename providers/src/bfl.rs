@@ -7,15 +7,30 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    Adapter, Call, Fault, Output, Picture, RemoteJob, RemoteState, Reply, SendKind, Source, Step,
-    UpstreamError, Usage, WireRequest, body,
+    Adapter, Call, Fault, Output, Picture, Pushed, Recovery, RemoteJob, RemoteState, Reply,
+    SendKind, Signature, Source, Step, UpstreamError, Usage, WireRequest, body,
     fastapi::Detail,
     money::Money,
     reply::{self, fault_at},
+    signature::{Algorithm, Encoding, Keys, Signed},
+    wire::escape,
 };
 
 /// The dialect of Black Forest Labs.
 pub(crate) struct Bfl;
+
+/// Secondary sources only: the documentation names a `webhook_secret`, and no header.
+const SIGNATURE: Signature = Signature {
+    algorithm: Algorithm::HmacSha256,
+    keys: Keys::OfSubmit,
+    message: &[Signed::Body],
+    headers: &["x-bfl-signature", "x-webhook-signature"],
+    prefix: "sha256=",
+    encoding: Encoding::Hex,
+    timestamp: None,
+    tolerance_s: 0,
+    required: false,
+};
 
 impl Adapter for Bfl {
     fn name(&self) -> &'static str {
@@ -23,8 +38,15 @@ impl Adapter for Bfl {
     }
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
-        let fields = Value::Object(body::fields(call));
-        let request = WireRequest::post_json(call.endpoint("/{upstream}"), &fields);
+        let mut fields = body::fields(call);
+        if let Some(callback) = call.callback_url {
+            fields.insert("webhook_url".to_owned(), callback.into());
+            if let Some(secret) = call.callback_secret {
+                fields.insert("webhook_secret".to_owned(), secret.into());
+            }
+        }
+        let url = call.endpoint("/{upstream}");
+        let request = WireRequest::post_json(url, &Value::Object(fields));
         Ok(Step::Send { kind: SendKind::Submit, request })
     }
 
@@ -40,6 +62,38 @@ impl Adapter for Bfl {
             (_, Some(job)) => state(call, sent, job, reply),
             (_, None) => Err(UpstreamError::new(Fault::JobLost, "no job is known for this reply")),
         }
+    }
+
+    fn recovery(&self) -> &'static [Recovery] {
+        &[Recovery::Callback]
+    }
+
+    fn resume(&self, call: &Call<'_>, job: &RemoteJob) -> Result<Step, UpstreamError> {
+        if call.may_follow(&job.status_url) {
+            return Ok(wait(job.clone()));
+        }
+        Ok(wait(RemoteJob { billed: job.billed, state: job.state, ..unseen(call, &job.id) }))
+    }
+
+    fn callback(&self, call: &Call<'_>, job: Option<&RemoteJob>, push: &Reply) -> Option<Pushed> {
+        let answer: Value = push.json().ok()?;
+        let id = text(&answer, "id").or_else(|| text(&answer, "task_id"))?;
+        let job = match job {
+            Some(job) if job.id == id => job.clone(),
+            Some(_) => return None,
+            None => unseen(call, id),
+        };
+        // The word for success differs from that of a poll; the picture does not.
+        let sample = answer.get("result").and_then(|result| text(result, "sample"));
+        let step = match sample {
+            Some(_) => done(call, &job, &answer),
+            None => state(call, SendKind::Poll, &job, push),
+        };
+        Some(Pushed { job, step })
+    }
+
+    fn signature(&self) -> Option<&'static Signature> {
+        Some(&SIGNATURE)
     }
 }
 
@@ -61,19 +115,26 @@ fn accepted(call: &Call<'_>, reply: &Reply) -> Result<Step, UpstreamError> {
     let id = answer
         .id
         .ok_or_else(|| UpstreamError::malformed("the provider's reply names no job id"))?;
-    let status_url = answer
-        .polling_url
-        .filter(|url| call.may_follow(url))
-        .unwrap_or_else(|| format!("{}/get_result?id={id}", call.base_url));
+    let built = unseen(call, &id);
+    let given = answer.polling_url.filter(|url| call.may_follow(url));
     Ok(wait(RemoteJob {
-        id,
+        status_url: given.unwrap_or(built.status_url),
+        billed: answer.cost.and_then(|cost| credits(cost.get())),
+        ..built
+    }))
+}
+
+/// The job of an id, asked for at the global host, which does not know the jobs of all clusters.
+fn unseen(call: &Call<'_>, id: &str) -> RemoteJob {
+    RemoteJob {
+        id: id.to_owned(),
         state: RemoteState::Queued,
         queue_position: None,
-        status_url,
+        status_url: format!("{}/get_result?id={}", call.base_url, escape(id)),
         result_url: None,
         cancel_url: None,
-        billed: answer.cost.and_then(|cost| credits(cost.get())),
-    }))
+        billed: None,
+    }
 }
 
 fn wait(job: RemoteJob) -> Step {
@@ -114,6 +175,14 @@ fn state(
         "ready" => return done(call, job, &answer),
         "request moderated" | "content moderated" => Fault::Moderated,
         "error" | "failed" => Fault::JobFailed,
+        // With a webhook the submit names no cluster. One that does not know the job proves
+        // nothing then: the push will tell.
+        "task not found"
+            if call.callback_url.is_some()
+                && job.status_url == unseen(call, &job.id).status_url =>
+        {
+            return Ok(wait(job.clone()));
+        }
         "task not found" => Fault::JobLost,
         _ if reply.status == 404 => return Err(refusal(sent, reply)),
         _ => return Ok(wait(RemoteJob { state: RemoteState::Running, ..job.clone() })),

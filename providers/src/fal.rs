@@ -7,10 +7,12 @@
 use serde_json::Value;
 
 use crate::{
-    Adapter, Call, Fault, Output, Picture, RemoteJob, RemoteState, Reply, SendKind, Source, Step,
-    UpstreamError, WireRequest, body,
+    Adapter, Call, Fault, Output, Picture, Pushed, Recovery, RemoteJob, RemoteState, Reply,
+    SendKind, Signature, Source, Step, UpstreamError, WireRequest, body,
     fastapi::Detail,
     reply::{self, fault_at},
+    signature::{Algorithm, Encoding, Keys, Signed},
+    wire::{escape, with_query},
 };
 
 /// fal's queue dialect.
@@ -24,6 +26,31 @@ const NOT_THE_CALLER: [&str; 4] = [
     "internal_server_error",
 ];
 
+/// <https://docs.fal.ai/model-endpoints/webhooks>, "Signature verification".
+const SIGNATURE: Signature = Signature {
+    algorithm: Algorithm::Ed25519,
+    keys: Keys::Jwks {
+        url: "https://rest.fal.ai/.well-known/jwks.json",
+        hosts: &["fal.run", "falrun.com", "fal.ai"],
+        path: "/.well-known/jwks.json",
+    },
+    message: &[
+        Signed::Header("x-fal-webhook-request-id"),
+        Signed::Text("\n"),
+        Signed::Header("x-fal-webhook-user-id"),
+        Signed::Text("\n"),
+        Signed::Header("x-fal-webhook-timestamp"),
+        Signed::Text("\n"),
+        Signed::BodySha256,
+    ],
+    headers: &["x-fal-webhook-signature"],
+    prefix: "",
+    encoding: Encoding::Hex,
+    timestamp: Some("x-fal-webhook-timestamp"),
+    tolerance_s: 300,
+    required: true,
+};
+
 impl Adapter for Fal {
     fn name(&self) -> &'static str {
         "fal"
@@ -31,7 +58,11 @@ impl Adapter for Fal {
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
         let fields = Value::Object(body::fields(call));
-        let request = WireRequest::post_json(call.endpoint("/{upstream}"), &fields);
+        let mut url = call.endpoint("/{upstream}");
+        if let Some(callback) = call.callback_url {
+            url = with_query(&url, &[("fal_webhook", callback)]);
+        }
+        let request = WireRequest::post_json(url, &fields);
         Ok(Step::Send { kind: SendKind::Submit, request })
     }
 
@@ -50,9 +81,45 @@ impl Adapter for Fal {
         }
     }
 
-    fn cancel(&self, _call: &Call<'_>, job: &RemoteJob) -> Option<WireRequest> {
-        let url = job.cancel_url.clone()?;
+    fn cancel(&self, call: &Call<'_>, job: &RemoteJob) -> Option<WireRequest> {
+        let url = job.cancel_url.as_deref().filter(|url| call.may_follow(url))?;
         Some(WireRequest { method: "PUT", ..WireRequest::get(url) })
+    }
+
+    fn recovery(&self) -> &'static [Recovery] {
+        &[Recovery::Callback]
+    }
+
+    fn resume(&self, call: &Call<'_>, job: &RemoteJob) -> Result<Step, UpstreamError> {
+        let urls = [Some(&job.status_url), job.result_url.as_ref(), job.cancel_url.as_ref()];
+        if urls.into_iter().flatten().all(|url| call.may_follow(url)) {
+            return Ok(wait(job.clone()));
+        }
+        Ok(wait(RemoteJob { state: job.state, ..unseen(call, &job.id) }))
+    }
+
+    fn callback(&self, call: &Call<'_>, job: Option<&RemoteJob>, push: &Reply) -> Option<Pushed> {
+        let answer: Value = push.json().ok()?;
+        let id = text(&answer, "request_id")?;
+        // A request that the gateway repeated keeps its first id under another name.
+        let ids = [Some(id), text(&answer, "gateway_request_id")];
+        let job = match job {
+            Some(job) if ids.contains(&Some(&job.id)) => job.clone(),
+            Some(_) => return None,
+            None => unseen(call, id),
+        };
+        let done = answer.get("payload").filter(|_| text(&answer, "status") == Some("OK"));
+        let pictures = done.map(|payload| output(call, payload));
+        let step = match pictures {
+            Some(Ok(output)) => Step::Done(output),
+            // A push tells a failure by its words alone; the result also by its status.
+            _ => fetch(&job),
+        };
+        Some(Pushed { job, step: Ok(step) })
+    }
+
+    fn signature(&self) -> Option<&'static Signature> {
+        Some(&SIGNATURE)
     }
 }
 
@@ -63,28 +130,34 @@ fn accepted(call: &Call<'_>, reply: &Reply) -> Result<Step, UpstreamError> {
     let answer: Value = reply.json()?;
     let id = text(&answer, "request_id")
         .ok_or_else(|| UpstreamError::malformed("the provider's reply names no request_id"))?;
-    let built = job_url(call, id);
-    let url = |field: &str, fallback: String| {
-        let given = text(&answer, field).filter(|url| call.may_follow(url));
-        given.map_or(fallback, str::to_owned)
-    };
+    let url =
+        |field: &str| text(&answer, field).filter(|url| call.may_follow(url)).map(str::to_owned);
+    let built = unseen(call, id);
     let job = RemoteJob {
-        id: id.to_owned(),
-        state: RemoteState::Queued,
         queue_position: answer.get("queue_position").and_then(Value::as_u64),
-        status_url: url("status_url", format!("{built}/status")),
-        result_url: Some(url("response_url", built.clone())),
-        cancel_url: Some(url("cancel_url", format!("{built}/cancel"))),
-        billed: None,
+        status_url: url("status_url").unwrap_or(built.status_url),
+        result_url: url("response_url").or(built.result_url),
+        cancel_url: url("cancel_url").or(built.cancel_url),
+        ..built
     };
     Ok(wait(job))
 }
 
-/// Where a job of this id lives. The sub-path of an endpoint counts for the submit only.
-fn job_url(call: &Call<'_>, id: &str) -> String {
+/// The job of an id, where it lives if nothing else is said. The sub-path of an endpoint counts
+/// for the submit only.
+fn unseen(call: &Call<'_>, id: &str) -> RemoteJob {
     let mut parts = call.upstream.split('/');
     let (owner, alias) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    format!("{}/{owner}/{alias}/requests/{id}", call.base_url)
+    let built = format!("{}/{owner}/{alias}/requests/{}", call.base_url, escape(id));
+    RemoteJob {
+        id: id.to_owned(),
+        state: RemoteState::Queued,
+        queue_position: None,
+        status_url: format!("{built}/status"),
+        cancel_url: Some(format!("{built}/cancel")),
+        result_url: Some(built),
+        billed: None,
+    }
 }
 
 fn wait(job: RemoteJob) -> Step {
@@ -130,12 +203,15 @@ fn result(call: &Call<'_>, job: &RemoteJob, reply: &Reply) -> Result<Step, Upstr
         }
         return Err(error);
     }
-    let answer: Value = reply.json()?;
-    let pictures = pictures(call, &answer);
+    output(call, &reply.json()?).map(Step::Done)
+}
+
+fn output(call: &Call<'_>, answer: &Value) -> Result<Output, UpstreamError> {
+    let pictures = pictures(call, answer);
     if pictures.is_empty() {
         return Err(UpstreamError::new(Fault::Empty, "the provider's result holds no picture"));
     }
-    Ok(Step::Done(Output { pictures, ..Output::default() }))
+    Ok(Output { pictures, ..Output::default() })
 }
 
 fn pictures(call: &Call<'_>, answer: &Value) -> Vec<Picture> {
@@ -242,6 +318,9 @@ mod tests {
             hosts: &[],
             upstream: "fal-ai/flux-pro/v1.1/ultra",
             image: &image,
+            client_ref: None,
+            callback_url: None,
+            callback_secret: None,
         })
     }
 

@@ -5,28 +5,38 @@
 //! and its `Cargo.toml` lacks the crates for it.
 //!
 //! Reading order: [`media`] and [`money`] are the vocabulary, [`catalog`] the data,
-//! [`Adapter`] the contract, [`body`] how a call becomes a vendor's fields, then one file per
-//! wire dialect.
+//! [`Adapter`] the contract, [`recovery`] and [`signature`] how a lost job is found again,
+//! [`body`] how a call becomes a vendor's fields, then one file per wire dialect.
 
 pub mod body;
 pub mod catalog;
 pub mod error;
 pub mod media;
 pub mod money;
+pub mod recovery;
+pub mod signature;
 
 mod bfl;
 mod fal;
 mod fastapi;
 mod gemini;
 mod openai;
+mod output;
 mod replicate;
 mod reply;
 mod stability;
+mod time;
+mod wire;
 
-use bytes::Bytes;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 pub use error::{Fault, UpstreamError};
+pub use output::{Output, Picture, Source, Usage};
+pub use recovery::{Found, Pushed, Recovery, Settled};
+pub use signature::Signature;
+pub use wire::{Body, Part, PartValue, Reply, ReplyBody, WireRequest, lifted};
 
 use catalog::Deployment;
 use media::{Format, NativeSize};
@@ -72,16 +82,67 @@ pub trait Adapter: Send + Sync {
     fn cancel(&self, _call: &Call<'_>, _job: &RemoteJob) -> Option<WireRequest> {
         None
     }
+
+    /// How the job of a submit whose reply was lost is found again, the surest way first. Empty
+    /// where there is no way.
+    fn recovery(&self) -> &'static [Recovery] {
+        &[]
+    }
+
+    /// A job out of the records, as a step to go on from. Addresses the key may no longer be
+    /// sent to are made anew from the job's id, where the dialect can.
+    fn resume(&self, call: &Call<'_>, job: &RemoteJob) -> Result<Step, UpstreamError> {
+        if !call.may_follow(&job.status_url) {
+            let message = "the job's address is no longer the provider's";
+            return Err(UpstreamError::new(Fault::JobLost, message));
+        }
+        let poll = WireRequest::get(&job.status_url);
+        Ok(Step::Wait { job: job.clone(), poll, listen: None })
+    }
+
+    /// What a push to [`Call::callback_url`] means; `job` is the vendor's job, where its reply
+    /// to the submit arrived. `push` has the status 200. `None` for a push that says nothing of
+    /// use, or speaks of another job than `job`.
+    ///
+    /// The push must have passed the [`signature`](Adapter::signature) first.
+    fn callback(
+        &self,
+        _call: &Call<'_>,
+        _job: Option<&RemoteJob>,
+        _push: &Reply,
+    ) -> Option<Pushed> {
+        None
+    }
+
+    /// How the vendor signs what it pushes; none where it pushes nothing.
+    fn signature(&self) -> Option<&'static Signature> {
+        None
+    }
+
+    /// The request that lists the jobs taken about `sent_at`, in seconds since 1970.
+    fn search(&self, _call: &Call<'_>, _sent_at: u64) -> Option<WireRequest> {
+        None
+    }
+
+    /// The jobs of such a list that may be this call's, submitted at `sent_at`.
+    fn found(
+        &self,
+        _call: &Call<'_>,
+        _sent_at: u64,
+        _reply: &Reply,
+    ) -> Result<Found, UpstreamError> {
+        Ok(Found::default())
+    }
 }
 
-impl std::fmt::Debug for dyn Adapter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for dyn Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Adapter({})", self.name())
     }
 }
 
 /// One planned call of one deployment: everything is already in terms the vendor takes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Call<'a> {
     /// What is called.
     pub deployment: &'a Deployment,
@@ -94,6 +155,24 @@ pub struct Call<'a> {
     pub upstream: &'a str,
     /// The picture wanted.
     pub image: &'a ImageCall,
+    /// Our own name of this submit: letters, digits, `-` and `_`. Sent where the vendor keeps
+    /// such a name, and looked for in lists.
+    pub client_ref: Option<&'a str>,
+    /// Where the vendor is to push the job's end; none asks for no push.
+    pub callback_url: Option<&'a str>,
+    /// The secret the vendor is to sign that push with, where it takes one of ours.
+    pub callback_secret: Option<&'a str>,
+}
+
+impl fmt::Debug for Call<'_> {
+    /// Without the callback: its address and its secret are credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("deployment", &self.deployment.slug())
+            .field("base_url", &self.base_url)
+            .field("client_ref", &self.client_ref)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A picture to draw, in the deployment's own terms.
@@ -197,216 +276,6 @@ pub enum RemoteState {
     Finished,
 }
 
-/// One HTTP request, without the key: the engine adds it, and only for the vendor's own hosts.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WireRequest {
-    /// `GET`, `POST` or `PUT`.
-    pub method: &'static str,
-    /// The whole URL.
-    pub url: String,
-    /// Headers beside authorisation and content type, names in lower case.
-    pub headers: Vec<(&'static str, String)>,
-    /// What is sent.
-    pub body: Body,
-}
-
-impl WireRequest {
-    /// A `GET` without body.
-    pub fn get(url: impl Into<String>) -> Self {
-        Self { method: "GET", url: url.into(), headers: Vec::new(), body: Body::Empty }
-    }
-
-    /// A `POST` of a JSON value.
-    pub fn post_json(url: impl Into<String>, value: &serde_json::Value) -> Self {
-        Self {
-            method: "POST",
-            url: url.into(),
-            headers: Vec::new(),
-            body: Body::Json(Bytes::from(value.to_string())),
-        }
-    }
-
-    /// Adds a header.
-    #[must_use]
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-}
-
-/// The body of a request.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Body {
-    /// None.
-    Empty,
-    /// `application/json`.
-    Json(Bytes),
-    /// `multipart/form-data`; the engine chooses the boundary.
-    Form(Vec<Part>),
-}
-
-/// One part of a form.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Part {
-    /// The field.
-    pub name: String,
-    /// What it holds.
-    pub value: PartValue,
-}
-
-/// The content of a form part.
-#[derive(Clone, Debug, PartialEq)]
-pub enum PartValue {
-    /// Plain text.
-    Text(String),
-    /// A file.
-    File {
-        /// The file name sent along.
-        name: String,
-        /// The media type of the bytes.
-        mime: &'static str,
-        /// The bytes.
-        data: Bytes,
-    },
-}
-
-/// A vendor's reply. Long strings of a JSON body and binary bodies are lifted into blobs by the
-/// engine before an adapter sees it, so a picture is never parsed as JSON.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// The HTTP status; 200 for an event of a stream.
-    pub status: u16,
-    /// The headers, names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: ReplyBody,
-}
-
-/// The body of a reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReplyBody {
-    /// Text, usually JSON. A string too long to parse is replaced by [`lifted`] and its number.
-    Text(Bytes),
-    /// Binary media, kept as the blob of this number.
-    Media(usize),
-}
-
-/// The stand-in for the `index`th string lifted out of a JSON body. The control character makes
-/// it unlikely in real data; a vendor that forges one can only name a string of its own reply.
-pub fn lifted(index: usize) -> String {
-    format!("\u{1}blob:{index}")
-}
-
-impl Reply {
-    /// A header's value.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
-    }
-
-    /// Whether the status is 2xx.
-    pub fn is_success(&self) -> bool {
-        (200..300).contains(&self.status)
-    }
-
-    /// The body as text; empty for media.
-    pub fn text(&self) -> &[u8] {
-        match &self.body {
-            ReplyBody::Text(bytes) => bytes,
-            ReplyBody::Media(_) => &[],
-        }
-    }
-
-    /// The body as JSON of the wanted shape, else [`Fault::Malformed`].
-    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, UpstreamError> {
-        let text = self.text();
-        if text.iter().all(u8::is_ascii_whitespace) {
-            return Err(UpstreamError::malformed("the provider's reply is empty"));
-        }
-        serde_json::from_slice(text).map_err(|e| {
-            UpstreamError::malformed(format!("the provider's reply cannot be read: {e}"))
-        })
-    }
-}
-
-/// What a finished attempt holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Output {
-    /// The pictures, in the vendor's order. Never empty.
-    pub pictures: Vec<Picture>,
-    /// What the vendor counted.
-    pub usage: Usage,
-    /// The quality level the vendor says it used, where `auto` was asked.
-    pub quality: Option<String>,
-}
-
-/// One picture of an output.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picture {
-    /// The bytes, or where they are.
-    pub source: Source,
-    /// The seed it was drawn with, if the vendor says so.
-    pub seed: Option<u64>,
-    /// The prompt as the vendor rewrote it.
-    pub revised_prompt: Option<String>,
-    /// Set where the vendor delivered a blackened or blurred picture in place of refused content.
-    pub withheld: bool,
-}
-
-impl Picture {
-    /// A picture with nothing said about it.
-    pub fn new(source: Source) -> Self {
-        Self { source, seed: None, revised_prompt: None, withheld: false }
-    }
-}
-
-/// Where a picture's bytes are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Base64 text of a reply, short enough not to be lifted.
-    Base64(String),
-    /// A blob of the reply this output was read from.
-    Blob(usize),
-    /// To be downloaded, without the key.
-    Url(String),
-}
-
-impl Source {
-    /// What a reply's base64 or data URI field holds: a lifted blob or the text itself.
-    pub fn inline(text: &str) -> Self {
-        if let Some(index) = text.strip_prefix("\u{1}blob:").and_then(|n| n.parse().ok()) {
-            return Self::Blob(index);
-        }
-        match text.split_once(";base64,") {
-            Some((head, data)) if head.starts_with("data:") => Self::Base64(data.to_owned()),
-            _ => Self::Base64(text.to_owned()),
-        }
-    }
-
-    /// What a reply's URL field holds: data URIs are taken inline.
-    pub fn link(text: &str) -> Self {
-        if text.starts_with("data:") || text.starts_with('\u{1}') {
-            Self::inline(text)
-        } else {
-            Self::Url(text.to_owned())
-        }
-    }
-}
-
-/// What the vendor counted, where it counts tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Tokens of the prompt's text.
-    pub text_input_tokens: Option<u64>,
-    /// Tokens of input pictures.
-    pub image_input_tokens: Option<u64>,
-    /// Tokens of text written.
-    pub text_output_tokens: Option<u64>,
-    /// Tokens of pictures drawn.
-    pub image_output_tokens: Option<u64>,
-    /// What the vendor says it bills us for this call.
-    pub billed: Option<money::Money>,
-}
-
 impl Call<'_> {
     /// `base_url` with the deployment's path, its `{upstream}` filled in.
     pub fn endpoint(&self, default_path: &str) -> String {
@@ -421,12 +290,13 @@ impl Call<'_> {
         if origin(self.base_url) == Some((scheme, host)) {
             return true;
         }
-        scheme == "https"
-            && self.hosts.iter().any(|allowed| {
-                host == allowed
-                    || host.strip_suffix(allowed.as_str()).is_some_and(|sub| sub.ends_with('.'))
-            })
+        scheme == "https" && self.hosts.iter().any(|allowed| within(host, allowed))
     }
+}
+
+/// Whether a host is `of` or a subdomain of it.
+fn within(host: &str, of: &str) -> bool {
+    host == of || host.strip_suffix(of).is_some_and(|sub| sub.ends_with('.'))
 }
 
 /// Scheme and authority of an absolute http(s) URL. `None` for anything odd: user info, a
@@ -454,6 +324,9 @@ mod tests {
             hosts: &hosts,
             upstream: "flux",
             image: &image,
+            client_ref: None,
+            callback_url: None,
+            callback_secret: None,
         };
         for (url, yes) in [
             ("http://127.0.0.1:9100/other/path?id=1", true),
@@ -471,13 +344,5 @@ mod tests {
         ] {
             assert_eq!(call.may_follow(url), yes, "{url}");
         }
-    }
-
-    #[test]
-    fn inline_sources_are_recognised() {
-        assert_eq!(Source::inline(&lifted(3)), Source::Blob(3));
-        assert_eq!(Source::inline("data:image/png;base64,AAAA"), Source::Base64("AAAA".into()));
-        assert_eq!(Source::link("https://x.example/a"), Source::Url("https://x.example/a".into()));
-        assert_eq!(Source::link("data:image/png;base64,AAAA"), Source::Base64("AAAA".into()));
     }
 }

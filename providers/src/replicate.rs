@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{
-    Adapter, Call, Fault, Output, Picture, RemoteJob, RemoteState, Reply, SendKind, Source, Step,
-    UpstreamError, WireRequest, body,
+    Adapter, Call, Fault, Found, Output, Picture, Pushed, Recovery, RemoteJob, RemoteState, Reply,
+    SendKind, Signature, Source, Step, UpstreamError, WireRequest, body,
     reply::{self, fault_at},
+    signature::{Algorithm, Encoding, Keys, Signed},
+    time,
+    wire::{escape, with_query},
 };
 
 /// Replicate's dialect.
@@ -21,6 +24,29 @@ const ANY_VERSION: &str = "/predictions";
 
 /// Fields of an object output that usually hold the pictures, the likeliest first.
 const PICTURE_FIELDS: [&str; 7] = ["images", "image", "output", "urls", "url", "files", "file"];
+
+/// How long before and after the moment of a submit its prediction may have been made, seconds:
+/// clocks differ, and a request may be held up on its way.
+const WINDOW: (u64, u64) = (5, 60);
+
+/// Standard Webhooks, as <https://replicate.com/docs/topics/webhooks/verify-webhook> has it.
+const SIGNATURE: Signature = Signature {
+    algorithm: Algorithm::HmacSha256,
+    keys: Keys::Secret { path: "/webhooks/default/secret" },
+    message: &[
+        Signed::Header("webhook-id"),
+        Signed::Text("."),
+        Signed::Header("webhook-timestamp"),
+        Signed::Text("."),
+        Signed::Body,
+    ],
+    headers: &["webhook-signature"],
+    prefix: "v1,",
+    encoding: Encoding::Base64,
+    timestamp: Some("webhook-timestamp"),
+    tolerance_s: 300,
+    required: true,
+};
 
 impl Adapter for Replicate {
     fn name(&self) -> &'static str {
@@ -38,6 +64,10 @@ impl Adapter for Replicate {
             fields.insert("version".to_owned(), call.upstream.into());
         }
         fields.insert("input".to_owned(), body::fields(call).into());
+        if let Some(callback) = call.callback_url {
+            fields.insert("webhook".to_owned(), callback.into());
+            fields.insert("webhook_events_filter".to_owned(), json!(["completed"]));
+        }
         let request = WireRequest::post_json(call.endpoint(path), &Value::Object(fields));
         Ok(Step::Send { kind: SendKind::Submit, request })
     }
@@ -55,9 +85,113 @@ impl Adapter for Replicate {
         prediction(call, job, reply)
     }
 
-    fn cancel(&self, _call: &Call<'_>, job: &RemoteJob) -> Option<WireRequest> {
-        let url = job.cancel_url.clone()?;
+    fn cancel(&self, call: &Call<'_>, job: &RemoteJob) -> Option<WireRequest> {
+        let url = job.cancel_url.as_deref().filter(|url| call.may_follow(url))?;
         Some(WireRequest { method: "POST", ..WireRequest::get(url) })
+    }
+
+    fn recovery(&self) -> &'static [Recovery] {
+        &[Recovery::Callback, Recovery::Search]
+    }
+
+    fn resume(&self, call: &Call<'_>, job: &RemoteJob) -> Result<Step, UpstreamError> {
+        let urls = [Some(&job.status_url), job.cancel_url.as_ref()];
+        if urls.into_iter().flatten().all(|url| call.may_follow(url)) {
+            return Ok(wait(job.clone()));
+        }
+        Ok(wait(unseen(call, &job.id, job.state)))
+    }
+
+    fn callback(&self, call: &Call<'_>, job: Option<&RemoteJob>, push: &Reply) -> Option<Pushed> {
+        let answer: Value = push.json().ok()?;
+        let job = match job {
+            Some(job) if text(&answer, "id") == Some(&job.id) => job.clone(),
+            Some(_) => return None,
+            None => accepted(call, &answer, RemoteState::Running).ok()?,
+        };
+        let step = prediction(call, Some(&job), push);
+        Some(Pushed { job, step })
+    }
+
+    fn signature(&self) -> Option<&'static Signature> {
+        Some(&SIGNATURE)
+    }
+
+    fn search(&self, call: &Call<'_>, sent_at: u64) -> Option<WireRequest> {
+        let after = time::rfc3339(sent_at.saturating_sub(WINDOW.0));
+        let before = time::rfc3339(sent_at.saturating_add(WINDOW.1));
+        let window = [("created_after", after.as_str()), ("created_before", &before)];
+        Some(WireRequest::get(with_query(&format!("{}/predictions", call.base_url), &window)))
+    }
+
+    fn found(&self, call: &Call<'_>, sent_at: u64, reply: &Reply) -> Result<Found, UpstreamError> {
+        if !reply.is_success() {
+            return Err(refusal(SendKind::Poll, reply));
+        }
+        let answer: Value = reply.json()?;
+        let results = answer.get("results").and_then(Value::as_array).ok_or_else(|| {
+            UpstreamError::malformed("the provider's list of predictions has no results")
+        })?;
+        let input = body::fields(call);
+        let mut found =
+            Found { jobs: Vec::new(), complete: answer.get("next").is_none_or(Value::is_null) };
+        for result in results.iter().filter(|result| may_be(call, sent_at, result)) {
+            let job = accepted(call, result, state(text(result, "status").unwrap_or_default()));
+            match (whose(call, &input, result), job) {
+                (Whose::Ours, Ok(job)) => return Ok(Found { jobs: vec![job], complete: true }),
+                (Whose::Alike, Ok(job)) => found.jobs.push(job),
+                (Whose::Other, _) => {}
+                (Whose::Unknown, _) | (_, Err(_)) => found.complete = false,
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whose a listed prediction is.
+enum Whose {
+    /// It names our callback.
+    Ours,
+    /// It was given what we sent, and does not say by whom.
+    Alike,
+    /// Somebody else's.
+    Other,
+    /// Its input was deleted.
+    Unknown,
+}
+
+/// Whether a listed prediction is of the model and the time of the call.
+fn may_be(call: &Call<'_>, sent_at: u64, result: &Value) -> bool {
+    let in_time = text(result, "created_at").and_then(time::unix).is_none_or(|at| {
+        (sent_at.saturating_sub(WINDOW.0)..=sent_at.saturating_add(WINDOW.1)).contains(&at)
+    });
+    let (name, digest) = match call.upstream.split_once(':') {
+        Some((name, digest)) => (Some(name), Some(digest)),
+        None if is_version(call.upstream) => (None, Some(call.upstream)),
+        None => (Some(call.upstream), None),
+    };
+    // A deployment runs a model of any name, and an official model hides its version.
+    let has_own_path = call.deployment.path.as_deref().is_some_and(|path| path != ANY_VERSION);
+    let same = |field: &str, wanted: Option<&str>| {
+        let said = text(result, field).filter(|said| *said != "hidden");
+        has_own_path || wanted.is_none() || said.is_none() || said == wanted
+    };
+    in_time && same("model", name) && same("version", digest)
+}
+
+fn whose(call: &Call<'_>, input: &Map<String, Value>, result: &Value) -> Whose {
+    if let Some(webhook) = text(result, "webhook") {
+        let named = call.client_ref.is_some_and(|name| webhook.split('/').any(|s| s == name));
+        let ours = named || call.callback_url == Some(webhook);
+        return if ours { Whose::Ours } else { Whose::Other };
+    }
+    match result.get("input") {
+        Some(Value::Object(given)) if !given.is_empty() || input.is_empty() => {
+            // The vendor may have filled in what we left out.
+            let alike = input.iter().all(|(field, value)| given.get(field) == Some(value));
+            if alike { Whose::Alike } else { Whose::Other }
+        }
+        _ => Whose::Unknown,
     }
 }
 
@@ -83,15 +217,22 @@ fn prediction(
             let message = format!("the prediction was {status}");
             return Err(reply::refusal(Fault::JobFailed, reply, Some(&message)).code(Some(status)));
         }
-        "starting" => RemoteState::Queued,
-        _ => RemoteState::Running,
+        _ => state(status),
     };
     let job = match job {
         Some(job) => RemoteJob { state, ..job.clone() },
         None => accepted(call, &answer, state)?,
     };
+    Ok(wait(job))
+}
+
+fn state(status: &str) -> RemoteState {
+    if status == "starting" { RemoteState::Queued } else { RemoteState::Running }
+}
+
+fn wait(job: RemoteJob) -> Step {
     let poll = WireRequest::get(&job.status_url);
-    Ok(Step::Wait { job, poll, listen: None })
+    Step::Wait { job, poll, listen: None }
 }
 
 fn accepted(
@@ -101,20 +242,30 @@ fn accepted(
 ) -> Result<RemoteJob, UpstreamError> {
     let id = text(answer, "id")
         .ok_or_else(|| UpstreamError::malformed("the provider's reply names no prediction id"))?;
-    let built = format!("{}/predictions/{id}", call.base_url);
     let url = |field: &str| {
         let url = answer.get("urls").and_then(|urls| text(urls, field));
         url.filter(|url| call.may_follow(url)).map(str::to_owned)
     };
+    let built = unseen(call, id, state);
     Ok(RemoteJob {
+        cancel_url: url("cancel").or(built.cancel_url),
+        status_url: url("get").unwrap_or(built.status_url),
+        ..built
+    })
+}
+
+/// The prediction of an id, where it lives if nothing else is said.
+fn unseen(call: &Call<'_>, id: &str, state: RemoteState) -> RemoteJob {
+    let built = format!("{}/predictions/{}", call.base_url, escape(id));
+    RemoteJob {
         id: id.to_owned(),
         state,
         queue_position: None,
-        cancel_url: Some(url("cancel").unwrap_or_else(|| format!("{built}/cancel"))),
-        status_url: url("get").unwrap_or(built),
+        cancel_url: Some(format!("{built}/cancel")),
+        status_url: built,
         result_url: None,
         billed: None,
-    })
+    }
 }
 
 fn done(answer: &Value) -> Result<Step, UpstreamError> {

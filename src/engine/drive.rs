@@ -94,6 +94,9 @@ impl<'a> Drive<'a> {
             hosts: &self.served.hosts,
             upstream: &self.served.upstream,
             image: self.image,
+            client_ref: None,
+            callback_url: None,
+            callback_secret: None,
         }
     }
 

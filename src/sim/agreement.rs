@@ -52,6 +52,9 @@ fn ordered(
         hosts,
         upstream: &deployment.upstream,
         image,
+        client_ref: None,
+        callback_url: None,
+        callback_secret: None,
     };
     let step = adapter(dialect).unwrap().begin(&call).map_err(|e| format!("{e:?}"))?;
     let Step::Send { request, .. } = step else { return Err("nothing is sent".to_owned()) };

@@ -70,6 +70,9 @@ fn drive(case: &Case, called: &Called, lift: bool) -> Check {
         hosts: &called.hosts,
         upstream: &called.deployment.upstream,
         image: &image,
+        client_ref: None,
+        callback_url: None,
+        callback_secret: None,
     };
     let expect = case.meta.expect.as_str();
     let mut blobs = Vec::new();

@@ -1,0 +1,101 @@
+//! What a finished attempt holds: pictures, or where they are, and what was counted. All of it
+//! can be written down and read back, for a paid output must outlive the process.
+
+use serde::{Deserialize, Serialize};
+
+use crate::money::Money;
+
+/// What a finished attempt holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// The pictures, in the vendor's order. Never empty.
+    pub pictures: Vec<Picture>,
+    /// What the vendor counted.
+    pub usage: Usage,
+    /// The quality level the vendor says it used, where `auto` was asked.
+    pub quality: Option<String>,
+}
+
+/// One picture of an output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Picture {
+    /// The bytes, or where they are.
+    pub source: Source,
+    /// The seed it was drawn with, if the vendor says so.
+    pub seed: Option<u64>,
+    /// The prompt as the vendor rewrote it.
+    pub revised_prompt: Option<String>,
+    /// Set where the vendor delivered a blackened or blurred picture in place of refused content.
+    pub withheld: bool,
+}
+
+impl Picture {
+    /// A picture with nothing said about it.
+    pub fn new(source: Source) -> Self {
+        Self { source, seed: None, revised_prompt: None, withheld: false }
+    }
+}
+
+/// Where a picture's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Base64 text of a reply, short enough not to be lifted.
+    Base64(String),
+    /// A blob of the reply this output was read from.
+    Blob(usize),
+    /// To be downloaded, without the key.
+    Url(String),
+}
+
+impl Source {
+    /// What a reply's base64 or data URI field holds: a lifted blob or the text itself.
+    pub fn inline(text: &str) -> Self {
+        if let Some(index) = text.strip_prefix("\u{1}blob:").and_then(|n| n.parse().ok()) {
+            return Self::Blob(index);
+        }
+        match text.split_once(";base64,") {
+            Some((head, data)) if head.starts_with("data:") => Self::Base64(data.to_owned()),
+            _ => Self::Base64(text.to_owned()),
+        }
+    }
+
+    /// What a reply's URL field holds: data URIs are taken inline.
+    pub fn link(text: &str) -> Self {
+        if text.starts_with("data:") || text.starts_with('\u{1}') {
+            Self::inline(text)
+        } else {
+            Self::Url(text.to_owned())
+        }
+    }
+}
+
+/// What the vendor counted, where it counts tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Tokens of the prompt's text.
+    pub text_input_tokens: Option<u64>,
+    /// Tokens of input pictures.
+    pub image_input_tokens: Option<u64>,
+    /// Tokens of text written.
+    pub text_output_tokens: Option<u64>,
+    /// Tokens of pictures drawn.
+    pub image_output_tokens: Option<u64>,
+    /// What the vendor says it bills us for this call.
+    pub billed: Option<Money>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifted;
+
+    #[test]
+    fn inline_sources_are_recognised() {
+        assert_eq!(Source::inline(&lifted(3)), Source::Blob(3));
+        assert_eq!(Source::inline("data:image/png;base64,AAAA"), Source::Base64("AAAA".into()));
+        assert_eq!(Source::link("https://x.example/a"), Source::Url("https://x.example/a".into()));
+        assert_eq!(Source::link("data:image/png;base64,AAAA"), Source::Base64("AAAA".into()));
+    }
+}

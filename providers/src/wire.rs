@@ -1,0 +1,181 @@
+//! Requests to a vendor and its replies, as adapters see them.
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::UpstreamError;
+
+/// One HTTP request, without the key: the engine adds it, and only for the vendor's own hosts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WireRequest {
+    /// `GET`, `POST` or `PUT`.
+    pub method: &'static str,
+    /// The whole URL.
+    pub url: String,
+    /// Headers beside authorisation and content type, names in lower case.
+    pub headers: Vec<(&'static str, String)>,
+    /// What is sent.
+    pub body: Body,
+}
+
+impl WireRequest {
+    /// A `GET` without body.
+    pub fn get(url: impl Into<String>) -> Self {
+        Self { method: "GET", url: url.into(), headers: Vec::new(), body: Body::Empty }
+    }
+
+    /// A `POST` of a JSON value.
+    pub fn post_json(url: impl Into<String>, value: &serde_json::Value) -> Self {
+        Self {
+            method: "POST",
+            url: url.into(),
+            headers: Vec::new(),
+            body: Body::Json(Bytes::from(value.to_string())),
+        }
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+/// The body of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// None.
+    Empty,
+    /// `application/json`.
+    Json(Bytes),
+    /// `multipart/form-data`; the engine chooses the boundary.
+    Form(Vec<Part>),
+}
+
+/// One part of a form.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// The field.
+    pub name: String,
+    /// What it holds.
+    pub value: PartValue,
+}
+
+/// The content of a form part.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PartValue {
+    /// Plain text.
+    Text(String),
+    /// A file.
+    File {
+        /// The file name sent along.
+        name: String,
+        /// The media type of the bytes.
+        mime: &'static str,
+        /// The bytes.
+        data: Bytes,
+    },
+}
+
+/// A vendor's reply. Long strings of a JSON body and binary bodies are lifted into blobs by the
+/// engine before an adapter sees it, so a picture is never parsed as JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The HTTP status; 200 for an event of a stream.
+    pub status: u16,
+    /// The headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: ReplyBody,
+}
+
+/// The body of a reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplyBody {
+    /// Text, usually JSON. A string too long to parse is replaced by [`lifted`] and its number.
+    Text(Bytes),
+    /// Binary media, kept as the blob of this number.
+    Media(usize),
+}
+
+/// The stand-in for the `index`th string lifted out of a JSON body. The control character makes
+/// it unlikely in real data; a vendor that forges one can only name a string of its own reply.
+pub fn lifted(index: usize) -> String {
+    format!("\u{1}blob:{index}")
+}
+
+impl Reply {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// Whether the status is 2xx.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The body as text; empty for media.
+    pub fn text(&self) -> &[u8] {
+        match &self.body {
+            ReplyBody::Text(bytes) => bytes,
+            ReplyBody::Media(_) => &[],
+        }
+    }
+
+    /// The body as JSON of the wanted shape, else [`Fault::Malformed`].
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, UpstreamError> {
+        let text = self.text();
+        if text.iter().all(u8::is_ascii_whitespace) {
+            return Err(UpstreamError::malformed("the provider's reply is empty"));
+        }
+        serde_json::from_slice(text).map_err(|e| {
+            UpstreamError::malformed(format!("the provider's reply cannot be read: {e}"))
+        })
+    }
+}
+
+/// Text as one segment of a path or one value of a query (RFC 3986).
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// A URL with more fields in its query.
+pub(crate) fn with_query(url: &str, fields: &[(&str, &str)]) -> String {
+    let mut out = url.to_owned();
+    for (name, value) in fields {
+        out.push(if out.contains('?') { '&' } else { '?' });
+        out.push_str(&format!("{name}={}", escape(value)));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_escaped_and_added_to() {
+        for (url, value, want) in [
+            (
+                "https://a.example/x",
+                "https://b.example/c?d=e&f",
+                "https://a.example/x?q=https%3A%2F%2Fb.example%2Fc%3Fd%3De%26f",
+            ),
+            ("https://a.example/x?y=1", "ä +", "https://a.example/x?y=1&q=%C3%A4%20%2B"),
+            ("https://a.example/x", "A-z_0.9~", "https://a.example/x?q=A-z_0.9~"),
+        ] {
+            assert_eq!(with_query(url, &[("q", value)]), want);
+        }
+    }
+}
