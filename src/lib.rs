@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod seal;
 pub mod store;
 pub mod tenant;
+pub mod usage;
 
 pub mod serve;
 pub mod sim;

@@ -9,6 +9,7 @@
 //! All refusals look the same, [`FetchError::Refused`]; the reason goes to the log alone.
 
 mod address;
+mod post;
 mod target;
 
 use std::{
@@ -196,20 +197,25 @@ impl Fetcher {
     }
 
     async fn send(&self, target: &Target, from: Option<u64>) -> Result<Response, FetchError> {
-        let inner = &self.0;
-        let client = match (&inner.allowed, target.allowed) {
-            (Some(client), true) => {
-                self.refuse_own(target).await?;
-                client
-            }
-            _ => &inner.public,
-        };
+        let client = self.client(target).await?;
         let mut request =
             client.get(target.url.clone()).header(header::ACCEPT_ENCODING, "identity");
         if let Some(from) = from.filter(|n| *n > 0) {
             request = request.header(header::RANGE, format!("bytes={from}-"));
         }
         request.send().await.map_err(connect_error)
+    }
+
+    /// The client that dials only what this target may lead to.
+    async fn client(&self, target: &Target) -> Result<&Client, FetchError> {
+        let inner = &self.0;
+        match (&inner.allowed, target.allowed) {
+            (Some(client), true) => {
+                self.refuse_own(target).await?;
+                Ok(client)
+            }
+            _ => Ok(&inner.public),
+        }
     }
 
     /// Refuses an allowed name that leads to one of our own listeners. The guard of the

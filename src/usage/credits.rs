@@ -1,0 +1,215 @@
+//! What a key may still spend.
+
+use std::collections::HashMap;
+
+use providers::money::Money;
+use serde_json::{Map, Value as Json, json};
+
+use super::{USD, alert::field, amount, sql::Sql, when};
+use crate::{
+    db::{Db, DbError},
+    tenant::{Budget, Grant, Period, Scope},
+};
+
+/// A stored balance: `posted` and `pending`.
+type Balance = (i64, i64);
+
+/// The account an organisation pays from.
+pub fn credit_account(org: &str) -> String {
+    format!("credit:{org}")
+}
+
+/// The account of a budget in the period of `at`, Unix milliseconds. None where it is about
+/// users and this is not one of them.
+pub fn budget_account(budget: &Budget, user: Option<&str>, at: i64) -> Option<String> {
+    let mut id = format!("budget:{}", budget.id);
+    if budget.period != Period::Total {
+        id.push(':');
+        id.push_str(&when::date_text(budget.period.window(at).0));
+    }
+    if budget.scope == Scope::User {
+        let user = user.filter(|user| budget.scope_id == "*" || budget.scope_id == *user)?;
+        id.push(':');
+        id.push_str(user);
+    }
+    Some(id)
+}
+
+/// What a key may spend, and has.
+#[derive(Clone, Debug)]
+pub struct Credits {
+    /// Nano-dollars left of the least of credits and budgets; none is no limit.
+    available: Option<i64>,
+    /// Nano-dollars held for running jobs of the key.
+    held: i64,
+    /// Nano-dollars the key was charged since it was made.
+    spent: i64,
+    budgets: Vec<(Budget, Balance, Option<i64>)>,
+}
+
+/// Asks the database what the holder of a key may spend at `now`, Unix milliseconds. Budgets of
+/// users are told of the user that is named.
+pub async fn of_key(
+    db: &Db,
+    grant: &Grant,
+    user: Option<&str>,
+    now: i64,
+) -> Result<Credits, DbError> {
+    let mut accounts: Vec<(Option<&Budget>, String)> = vec![(None, credit_account(&grant.org))];
+    for budget in &grant.budgets {
+        if let Some(account) = budget_account(budget, user, now) {
+            accounts.push((Some(budget), account));
+        }
+    }
+    let stored = balances(db, accounts.iter().map(|(_, account)| account.as_str())).await?;
+    let mut left: Option<i64> = None;
+    let mut budgets = Vec::new();
+    for (budget, account) in &accounts {
+        let (posted, pending) = stored.get(account).copied().unwrap_or_default();
+        let cap = match budget {
+            Some(budget) => Some(budget.amount).filter(|_| budget.unit == USD),
+            None => Some(0).filter(|_| grant.prepaid),
+        };
+        if let Some(cap) = cap {
+            let mine = i128::from(cap) - i128::from(posted) - i128::from(pending);
+            let mine = i64::try_from(mine.max(0)).unwrap_or(i64::MAX);
+            left = Some(left.map_or(mine, |left| left.min(mine)));
+        }
+        if let Some(budget) = budget {
+            let next = budget.period.window(now).1.map(|day| day * (when::DAY_MS / 1000));
+            budgets.push(((*budget).clone(), (posted, pending), next));
+        }
+    }
+    Ok(Credits {
+        available: left,
+        held: held(db, &grant.key_id).await?,
+        spent: spent(db, grant).await?,
+        budgets,
+    })
+}
+
+async fn balances<'a>(
+    db: &Db,
+    accounts: impl Iterator<Item = &'a str>,
+) -> Result<HashMap<String, Balance>, DbError> {
+    let mut sql = Sql::new("SELECT id, posted, pending FROM account WHERE id IN (");
+    for (index, account) in accounts.enumerate() {
+        if index > 0 {
+            sql.push(", ");
+        }
+        sql.bind(account);
+    }
+    sql.push(")");
+    let (sql, params) = sql.finish();
+    let rows = db.query(sql, params).await?;
+    rows.iter().map(|row| Ok((row.text(0)?, (row.int(1)?, row.int(2)?)))).collect()
+}
+
+/// What is held for the running jobs of a key. A job holds the same on every account that counts
+/// money.
+async fn held(db: &Db, key: &str) -> Result<i64, DbError> {
+    const RUNNING: &str = "SELECT legs FROM job WHERE api_key = $1 AND settled = 0 \
+                           AND finished_at IS NULL";
+    let mut sum = 0_i64;
+    for row in db.query(RUNNING, vec![key.into()]).await? {
+        let legs: Vec<Json> = serde_json::from_str(&row.text(0)?)
+            .map_err(|e| DbError::Corrupt(format!("a job's legs are not JSON: {e}")))?;
+        let money = legs.iter().filter(|leg| leg["unit"] == USD);
+        let most = money.filter_map(|leg| leg["amount"].as_i64()).max().unwrap_or(0);
+        sum = sum.saturating_add(most);
+    }
+    Ok(sum)
+}
+
+async fn spent(db: &Db, grant: &Grant) -> Result<i64, DbError> {
+    const SPENT: &str = "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM usage_day \
+                         WHERE api_key = $1 AND label = '' AND org = $2";
+    let params = vec![grant.key_id.as_str().into(), grant.org.as_str().into()];
+    let rows = db.query(SPENT, params).await?;
+    rows.first().map_or(Ok(0), |row| row.int(0))
+}
+
+impl Credits {
+    /// As the API gives it.
+    pub fn to_json(&self) -> Json {
+        let budgets: Vec<Json> = self
+            .budgets
+            .iter()
+            .map(|(budget, (posted, pending), resets_at)| {
+                let mut object = Map::new();
+                let amount = |n: i64| json!(amount(&budget.unit, n));
+                for (name, value) in [
+                    ("name".to_owned(), json!(budget.name)),
+                    ("scope".to_owned(), json!(budget.scope)),
+                    ("period".to_owned(), json!(budget.period)),
+                    ("unit".to_owned(), json!(budget.unit)),
+                    (field("limit", &budget.unit), amount(budget.amount)),
+                    (field("spent", &budget.unit), amount(*posted)),
+                    (field("held", &budget.unit), amount(*pending)),
+                    ("resets_at".to_owned(), json!(resets_at)),
+                ] {
+                    object.insert(name, value);
+                }
+                Json::Object(object)
+            })
+            .collect();
+        json!({
+            "available_usd": self.available.map(Money::from_nanos),
+            "held_usd": Money::from_nanos(self.held),
+            "spent_usd": Money::from_nanos(self.spent),
+            "budgets": budgets,
+        })
+    }
+}
+
+/// The credits of an organisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrgCredits {
+    org: String,
+    prepaid: bool,
+    low_balance: Option<i64>,
+    /// Nano-dollars bought.
+    funded: i64,
+    posted: i64,
+    pending: i64,
+}
+
+/// What an organisation bought and used. None where there is no such organisation.
+pub async fn of_org(db: &Db, org: &str) -> Result<Option<OrgCredits>, DbError> {
+    // One statement, so that what was bought and what is left are of one moment.
+    const SQL: &str = "SELECT o.prepaid, o.low_balance, COALESCE(a.posted, 0), \
+         COALESCE(a.pending, 0), (SELECT CAST(COALESCE(SUM(t.amount), 0) AS BIGINT) \
+         FROM transfer AS t WHERE t.credit = $1 AND t.kind = 'fund') \
+         FROM org AS o LEFT JOIN account AS a ON a.id = $2 \
+         WHERE o.id = $3 AND o.deleted_at IS NULL";
+    let account = credit_account(org);
+    let params = vec![account.as_str().into(), account.as_str().into(), org.into()];
+    let rows = db.query(SQL, params).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    Ok(Some(OrgCredits {
+        org: org.to_owned(),
+        prepaid: row.int(0)? != 0,
+        low_balance: row.opt_int(1)?,
+        posted: row.int(2)?,
+        pending: row.int(3)?,
+        funded: row.int(4)?,
+    }))
+}
+
+impl OrgCredits {
+    /// As the admin API gives it. `available_usd` is null where calls are not paid beforehand.
+    pub fn to_json(&self) -> Json {
+        let left = -(i128::from(self.posted) + i128::from(self.pending));
+        let left = i64::try_from(left.max(0)).unwrap_or(i64::MAX);
+        json!({
+            "object": "credits",
+            "org": self.org,
+            "prepaid": self.prepaid,
+            "available_usd": self.prepaid.then_some(Money::from_nanos(left)),
+            "held_usd": Money::from_nanos(self.pending),
+            "spent_usd": Money::from_nanos(self.posted.saturating_add(self.funded)),
+            "funded_usd": Money::from_nanos(self.funded),
+            "low_balance_usd": self.low_balance.map(Money::from_nanos),
+        })
+    }
+}
