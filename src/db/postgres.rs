@@ -25,6 +25,9 @@ const OLDEST: i64 = 14;
 /// How long a server is waited for until it counts as gone.
 const PATIENCE: Duration = Duration::from_millis(800);
 
+/// How long the answer to BEGIN is waited for at least.
+const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How often work is done again that deadlocked or could not be put in order.
 const RETRIES: u32 = 5;
 
@@ -60,10 +63,8 @@ impl Postgres {
             let lent = self.0.reader().await?;
             let fresh = lent.is_fresh();
             let mut statements = Statements::new(&lent);
-            let found = match &sql {
-                Cow::Borrowed(sql) => statements.query(sql, &params).await,
-                Cow::Owned(sql) => statements.query_once(sql, &params).await,
-            };
+            let lasting = matches!(sql, Cow::Borrowed(_));
+            let found = statements.read(&sql, lasting, &params).await;
             let (lost, healthy) = (statements.lost, statements.healthy);
             if healthy {
                 lent.give_back();
@@ -151,9 +152,11 @@ impl Postgres {
             Durability::Process => "BEGIN; SET LOCAL synchronous_commit = off",
             Durability::Full => "BEGIN",
         };
+        let begun = Instant::now();
         loop {
             let lent = self.0.writer().await?;
-            let deadline = Instant::now() + PATIENCE;
+            // What the pool took is not waited for again.
+            let deadline = (begun + PATIENCE).max(Instant::now() + LEAST_PATIENCE);
             match timeout_at(deadline, lent.batch_execute(sql)).await {
                 Ok(Ok(())) => return Ok(lent),
                 // It died in the pool; nothing was sent on it.

@@ -74,14 +74,17 @@ pub(super) fn is_lost(error: &Error) -> bool {
             matches!(code.code(), "57P01" | "57P02" | "57P03" | "57P05" | "25P03")
                 || code.code().starts_with("08")
         }
-        None => error.is_closed() || error.source().is_some_and(|source| source.is::<io::Error>()),
+        None => {
+            error.is_closed()
+                || error.source().is_some_and(<dyn std::error::Error>::is::<io::Error>)
+        }
     }
 }
 
 /// Whether the connection can be used again once rolled back.
 pub(super) fn is_healthy(error: &Error) -> bool {
-    let fine = |code: &str| {
-        matches!(code, "57014" | "55P03") || ["22", "23", "40", "42"].contains(&&code[..2])
-    };
-    error.code().is_some_and(|code| fine(code.code()))
+    error.code().is_some_and(|code| {
+        let class = code.code().get(..2).unwrap_or_default();
+        matches!(code.code(), "57014" | "55P03") || ["22", "23", "40", "42"].contains(&class)
+    })
 }

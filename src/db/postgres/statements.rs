@@ -1,20 +1,27 @@
 //! Statements on one connection.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, pin::pin, time::Duration};
 
 use deadpool_postgres::Object;
-use futures_util::{TryStreamExt, future::try_join_all};
+use futures_util::{
+    TryStreamExt,
+    future::{Either, select, try_join_all},
+};
 use tokio::time::timeout;
 use tokio_postgres::{Error, Statement, types::BorrowToSql};
 
 use super::{
     super::{DbError, Insert, Row, Value},
+    PATIENCE,
     fault::{fault, is_healthy, is_lost, is_repeatable, silent},
     types,
 };
 
-/// How long any answer is waited for; longer than the server's own limits.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(17);
+/// How long an answer is waited for within a transaction; longer than the server's own limits.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(7);
+
+/// The same for a read.
+const READ_PATIENCE: Duration = Duration::from_secs(17);
 
 /// Prepared statements kept per connection.
 const STATEMENTS: usize = 512;
@@ -22,7 +29,7 @@ const STATEMENTS: usize = 512;
 /// Rows of one INSERT. Few different numbers, so that few statements are prepared.
 const CHUNKS: [usize; 4] = [64, 16, 4, 1];
 
-/// The statements of one transaction, or one read.
+/// The statements of one transaction.
 pub(in crate::db) struct Statements<'c> {
     client: &'c Object,
     /// All of it may be done again: a deadlock, or no order could be found.
@@ -72,19 +79,29 @@ impl<'c> Statements<'c> {
         self.noted(done)
     }
 
-    /// For a text that will not come again.
-    pub(super) async fn query_once(
+    /// Reads outside of a transaction. An empty statement goes ahead, which a server that is alive
+    /// answers at once, so that one that is gone is not waited for as long as one that is busy.
+    /// A text that is not `lasting` will not come again, and is prepared for this once.
+    pub(super) async fn read(
         &mut self,
         sql: &str,
+        lasting: bool,
         params: &[Value],
     ) -> Result<Vec<Row>, DbError> {
         let client = self.client;
-        let done = answered(async {
-            let statement = client.prepare(sql).await?;
+        let alive = pin!(timeout(PATIENCE, client.batch_execute("")));
+        let reading = pin!(timeout(READ_PATIENCE, async {
+            let statement =
+                if lasting { prepare(client, sql).await? } else { client.prepare(sql).await? };
             rows(client, &statement, params).await
-        })
-        .await;
-        self.noted(done)
+        }));
+        let done = match select(alive, reading).await {
+            Either::Left((Ok(Ok(())), reading)) => reading.await,
+            Either::Left((Ok(Err(error)), _)) => Ok(Err(error)),
+            Either::Left((Err(elapsed), _)) => Err(elapsed),
+            Either::Right((done, _)) => done,
+        };
+        self.noted(done.map_err(|_| silent()))
     }
 
     pub(in crate::db) async fn lock(

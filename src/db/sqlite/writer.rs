@@ -160,12 +160,11 @@ impl Thread {
         durability: Durability,
         queued: Instant,
     ) -> Result<&mut Connection, DbError> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                self.synced = None;
-                connect(&self.path)?
-            }
+        let connection = if let Some(connection) = self.connection.take() {
+            connection
+        } else {
+            self.synced = None;
+            connect(&self.path)?
         };
         // While another process holds the lock nobody waits for it longer than the first did.
         let left = LOCK_PATIENCE.saturating_sub(queued.elapsed());

@@ -320,11 +320,12 @@ async fn insert(db: &Db, insert: &'static Insert, rows: Vec<Vec<Value>>) -> Resu
 
 async fn many_rows_go_in_at_once(db: Db) {
     let mut stored = 0;
-    for size in [0, 1, 3, 4, 5, 16, 63, 64, 65, 149, 300] {
-        let rows = (0..size).map(|row| vec![format!("{size}/{row}").into(), vec![7; row].into()]);
+    for size in [0, 1, 3, 4, 5, 16, 63, 64, 65, 149, 300_i64] {
+        let value = |row: i64| Value::Bytes(vec![7; row as usize]);
+        let rows = (0..size).map(|row| vec![format!("{size}/{row}").into(), value(row)]);
         insert(&db, &SETTINGS, rows.collect()).await.unwrap();
         stored += size;
-        assert_eq!(count(&db, "setting").await, stored as i64);
+        assert_eq!(count(&db, "setting").await, stored);
     }
     let sql = "SELECT value FROM setting WHERE name = '300/299'";
     assert_eq!(db.query(sql, vec![]).await.unwrap()[0].bytes(0).unwrap(), [7; 299]);
@@ -336,7 +337,7 @@ async fn many_rows_go_in_at_once(db: Db) {
     assert!(matches!(error, DbError::Conflict(_)), "{error:?}");
     let short = insert(&db, &SETTINGS, vec![vec!["short".into()]]).await.unwrap_err();
     assert!(matches!(short, DbError::Corrupt(_)), "{short:?}");
-    assert_eq!(count(&db, "setting").await, stored as i64);
+    assert_eq!(count(&db, "setting").await, stored);
 }
 
 async fn a_row_may_come_twice(db: Db) {
