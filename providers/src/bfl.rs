@@ -97,31 +97,36 @@ impl Adapter for Bfl {
     }
 }
 
-/// The reply to a submit.
+/// What a credit is worth in dollars: a hundredth.
+const CREDIT: Money = Money::from_nanos(10_000_000);
+
+/// What the reply to a submit says of money, beside all else that may be odd in it.
 #[derive(Deserialize)]
-struct Accepted<'a> {
-    id: Option<String>,
-    polling_url: Option<String>,
+struct Billed {
     /// Credits, as the text of the number: money never passes through a float.
-    #[serde(borrow)]
-    cost: Option<&'a RawValue>,
+    cost: Option<Box<RawValue>>,
 }
 
 fn accepted(call: &Call<'_>, reply: &Reply) -> Result<Step, UpstreamError> {
     if !reply.is_success() {
         return Err(refusal(SendKind::Submit, reply));
     }
-    let answer: Accepted<'_> = reply.json()?;
-    let id = answer
-        .id
+    let answer: Value = reply.json()?;
+    let id = text(&answer, "id")
         .ok_or_else(|| UpstreamError::malformed("the provider's reply names no job id"))?;
-    let built = unseen(call, &id);
-    let given = answer.polling_url.filter(|url| call.may_follow(url));
+    let built = unseen(call, id);
+    let given = text(&answer, "polling_url").filter(|url| call.may_follow(url));
     Ok(wait(RemoteJob {
-        status_url: given.unwrap_or(built.status_url),
-        billed: answer.cost.and_then(|cost| credits(cost.get())),
+        status_url: given.map_or(built.status_url, str::to_owned),
+        billed: billed(reply),
         ..built
     }))
+}
+
+/// Dollars from the reply's credits. A figure that is none must not cost us the paid job.
+fn billed(reply: &Reply) -> Option<Money> {
+    let answer: Billed = reply.json().ok()?;
+    Money::of_number(answer.cost?.get(), CREDIT)
 }
 
 /// The job of an id, asked for at the global host, which does not know the jobs of all clusters.
@@ -140,19 +145,6 @@ fn unseen(call: &Call<'_>, id: &str) -> RemoteJob {
 fn wait(job: RemoteJob) -> Step {
     let poll = WireRequest::get(&job.status_url);
     Step::Wait { job, poll, listen: None }
-}
-
-/// Dollars from the decimal text of a number of credits, of which a dollar buys a hundred. Digits
-/// past the ninth decimal are float noise and dropped. `None` for anything else.
-fn credits(text: &str) -> Option<Money> {
-    let text = text.trim_matches('"');
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let fraction = fraction.get(..9).unwrap_or(fraction);
-    let credits: Money = format!("{whole}.{fraction}").parse().ok()?;
-    (credits >= Money::ZERO).then(|| Money::from_nanos((credits.nanos() + 99) / 100))
 }
 
 fn state(
@@ -243,29 +235,44 @@ fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ImageCall, catalog::Deployment};
 
     #[test]
-    fn credits_become_exact_dollars() {
-        for (text, usd) in [
-            ("3", Some("0.03")),
-            ("3.0", Some("0.03")),
-            ("1.55", Some("0.0155")),
-            ("0.0000001", Some("0.000000001")),
-            // Less than a nano-dollar is rounded up, not away.
-            ("0.000000001", Some("0.000000001")),
-            // What a float leaves behind the ninth decimal is not a price.
-            ("0.1400000000000000133", Some("0.0014")),
-            ("\"2.5\"", Some("0.025")),
-            ("0", Some("0")),
-            ("null", None),
-            ("-1", None),
-            ("1e2", None),
-            ("1.5e2", None),
-            ("3.é000000000", None),
-            ("99999999999999999999", None),
-            ("{}", None),
+    fn credits_become_exact_dollars_and_odd_ones_lose_no_job() {
+        let (deployment, image) = (Deployment::default(), ImageCall::default());
+        let call = Call {
+            deployment: &deployment,
+            base_url: "https://api.bfl.ai/v1",
+            hosts: &[],
+            upstream: "flux-2-pro",
+            image: &image,
+            client_ref: None,
+            callback_url: None,
+            callback_secret: None,
+        };
+        for (cost, usd) in [
+            ("\"cost\": 3", Some("0.03")),
+            ("\"cost\": 3.0", Some("0.03")),
+            ("\"cost\": 30.0", Some("0.3")),
+            ("\"cost\": 0", Some("0")),
+            ("\"cost\": 1e-05", Some("0.0000001")),
+            ("\"cost\": 0.30000000000000004", Some("0.003000001")),
+            ("\"cost\": NaN", None),
+            ("\"cost\": Infinity", None),
+            ("\"cost\": -1", None),
+            ("\"cost\": 1e400", None),
+            ("\"cost\": \"3\"", None),
+            ("\"cost\": null", None),
+            ("\"cost\": [3]", None),
+            ("\"cost\": {\"credits\": 3}", None),
+            ("\"cost\": 3, \"cost\": 4", None),
+            ("\"price\": 3", None),
         ] {
-            assert_eq!(credits(text), usd.map(|usd| usd.parse().unwrap()), "{text}");
+            let text = format!(r#"{{"id": "j1", {cost}, "output_mp": NaN}}"#);
+            let body = crate::ReplyBody::Text(bytes::Bytes::from(text));
+            let step = accepted(&call, &Reply { status: 200, headers: Vec::new(), body });
+            let Ok(Step::Wait { job, .. }) = step else { unreachable!("{cost}: {step:?}") };
+            assert_eq!(job.billed, usd.map(|usd| usd.parse().unwrap()), "{cost}");
         }
     }
 

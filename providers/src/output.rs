@@ -42,7 +42,7 @@ impl Picture {
 pub enum Source {
     /// Base64 text of a reply, short enough not to be lifted.
     Base64(String),
-    /// A blob of the reply this output was read from.
+    /// A blob of the reply this output was read from: gone with it.
     Blob(usize),
     /// To be downloaded, without the key.
     Url(String),
@@ -75,14 +75,19 @@ impl Source {
 #[serde(default)]
 pub struct Usage {
     /// Tokens of the prompt's text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub text_input_tokens: Option<u64>,
     /// Tokens of input pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub image_input_tokens: Option<u64>,
     /// Tokens of text written.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub text_output_tokens: Option<u64>,
     /// Tokens of pictures drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub image_output_tokens: Option<u64>,
     /// What the vendor says it bills us for this call.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub billed: Option<Money>,
 }
 
@@ -97,5 +102,30 @@ mod tests {
         assert_eq!(Source::inline("data:image/png;base64,AAAA"), Source::Base64("AAAA".into()));
         assert_eq!(Source::link("https://x.example/a"), Source::Url("https://x.example/a".into()));
         assert_eq!(Source::link("data:image/png;base64,AAAA"), Source::Base64("AAAA".into()));
+    }
+
+    #[test]
+    fn outputs_are_written_down_and_read_back() {
+        let output = Output {
+            pictures: vec![
+                Picture {
+                    seed: Some(u64::MAX),
+                    revised_prompt: Some("a teapot".into()),
+                    withheld: true,
+                    ..Picture::new(Source::Url("https://x.example/a".into()))
+                },
+                Picture::new(Source::Base64("AAAA".into())),
+                Picture::new(Source::Blob(3)),
+            ],
+            usage: Usage {
+                image_output_tokens: Some(1056),
+                billed: Some(Money::from_nanos(1)),
+                ..Usage::default()
+            },
+            quality: Some("high".into()),
+        };
+        let text = serde_json::to_string(&output).unwrap();
+        assert!(text.contains(r#""usage":{"image_output_tokens":1056,"billed":"0.000000001"}"#));
+        assert_eq!(serde_json::from_str::<Output>(&text).unwrap(), output);
     }
 }

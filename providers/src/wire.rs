@@ -1,7 +1,7 @@
 //! Requests to a vendor and its replies, as adapters see them.
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::UpstreamError;
 
@@ -124,16 +124,58 @@ impl Reply {
         }
     }
 
-    /// The body as JSON of the wanted shape, else [`Fault::Malformed`].
-    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, UpstreamError> {
+    /// The body as JSON of the wanted shape, else [`Fault::Malformed`](crate::Fault::Malformed).
+    /// Numbers that JSON does not have, such as `NaN` or `1e400`, are read as `null`.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, UpstreamError> {
         let text = self.text();
         if text.iter().all(u8::is_ascii_whitespace) {
             return Err(UpstreamError::malformed("the provider's reply is empty"));
         }
-        serde_json::from_slice(text).map_err(|e| {
-            UpstreamError::malformed(format!("the provider's reply cannot be read: {e}"))
-        })
+        serde_json::from_slice(text)
+            .or_else(|error| serde_json::from_slice(&finite(text).ok_or(error)?))
+            .map_err(|e| {
+                UpstreamError::malformed(format!("the provider's reply cannot be read: {e}"))
+            })
     }
+}
+
+/// JSON with `null` in place of words and numbers that are no values of it; `None` where there
+/// are none. Python writes `NaN` and `Infinity` where a vendor's sum went wrong.
+fn finite(json: &[u8]) -> Option<Vec<u8>> {
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    let mut out = Vec::with_capacity(json.len());
+    let (mut at, mut changed) = (0, false);
+    while let Some(byte) = json.get(at) {
+        let rest = json.get(at..).unwrap_or_default();
+        let length = match byte {
+            b'"' => string_length(rest),
+            _ if is_word(byte) => rest.iter().take_while(|b| is_word(b)).count(),
+            _ => 1,
+        };
+        let piece = rest.get(..length).unwrap_or(rest);
+        let number = || std::str::from_utf8(piece).ok()?.parse::<f64>().ok();
+        let odd = is_word(byte)
+            && !matches!(piece, b"true" | b"false" | b"null")
+            && number().is_none_or(|n| !n.is_finite());
+        out.extend_from_slice(if odd { b"null" } else { piece });
+        changed |= odd;
+        at += length.max(1);
+    }
+    changed.then_some(out)
+}
+
+/// The bytes of a JSON string with its quotes, up to the end where it has none.
+fn string_length(text: &[u8]) -> usize {
+    let mut escaped = false;
+    for (at, byte) in text.iter().enumerate().skip(1) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
 }
 
 /// Text as one segment of a path or one value of a query (RFC 3986).
@@ -162,7 +204,30 @@ pub(crate) fn with_query(url: &str, fields: &[(&str, &str)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+
+    #[test]
+    fn numbers_that_json_lacks_are_read_as_nothing() {
+        for (text, want) in [
+            (
+                r#"{"a": NaN, "b": [Infinity, -Infinity], "c": 1e400}"#,
+                Some(r#"{"a":null,"b":[null,null],"c":null}"#),
+            ),
+            (r#"{"a": "NaN \" NaN", "b": nan}"#, Some(r#"{"a":"NaN \" NaN","b":null}"#)),
+            (r#"{"a": 1.5e3, "b": true}"#, Some(r#"{"a":1500.0,"b":true}"#)),
+            (r#"{"a": NaN"#, None),
+            (r#"{"a": "NaN"#, None),
+            ("<html>NaN</html>", None),
+            (" ", None),
+        ] {
+            let body = ReplyBody::Text(Bytes::from(text.to_owned()));
+            let reply = Reply { status: 200, headers: Vec::new(), body };
+            let read = reply.json::<Value>().ok().map(|value| value.to_string());
+            assert_eq!(read.as_deref(), want, "{text}");
+        }
+    }
 
     #[test]
     fn queries_are_escaped_and_added_to() {

@@ -73,11 +73,12 @@ pub struct Drawn<'a> {
 impl Deployment {
     /// What the drawn pictures cost. Where tokens are billed, `usage` decides; where it lacks the
     /// tokens of the pictures, the estimate does. A quality or tier that is not known is the
-    /// deployment's default, else the dearest. `None` where the deployment has no price for them.
+    /// deployment's default, else the dearest. `None` where the deployment has no price for them,
+    /// or it leaves the range of [`Money`].
     pub fn cost(&self, drawn: &[Drawn<'_>], usage: &Usage) -> Option<Cost> {
-        let by_token = self.price.iter().any(|line| is_token(line.unit));
+        let by_token = self.price.iter().any(|line| line.unit.is_token());
         if by_token && counts_pictures(&self.price, usage) {
-            return Some(token_cost(&self.price, usage));
+            return token_cost(&self.price, usage);
         }
         let per_picture = if by_token { &self.estimate } else { &self.price };
         let mut total = Cost::default();
@@ -87,7 +88,7 @@ impl Deployment {
                 quality: picture.quality.or(self.default_quality.as_deref()),
                 tier: picture.tier.or(self.size.default_tier()),
             };
-            total.merge(picture_cost(per_picture, known)?);
+            total.merge(picture_cost(per_picture, known)?)?;
         }
         Some(total)
     }
@@ -102,34 +103,41 @@ fn counts_pictures(price: &[PriceLine], usage: &Usage) -> bool {
         && price.iter().any(|line| token_count(line.unit, usage).is_some())
 }
 
-pub(super) fn is_token(unit: Unit) -> bool {
-    !matches!(unit, Unit::Image | Unit::Megapixel)
-}
-
 fn token_count(unit: Unit, usage: &Usage) -> Option<u64> {
     match unit {
         Unit::TextInputToken => usage.text_input_tokens,
         Unit::ImageInputToken => usage.image_input_tokens,
         Unit::TextOutputToken => usage.text_output_tokens,
         Unit::ImageOutputToken => usage.image_output_tokens,
-        Unit::Image | Unit::Megapixel => None,
+        _ => None,
     }
 }
 
-fn charged(line: &PriceLine, quantity: Quantity) -> Line {
-    let rate = Rate { amount: line.usd, per: line.per };
-    let amount = rate.charge(quantity).unwrap_or(Money::MAX);
-    Line { unit: line.unit, quantity, rate, amount }
+/// Whether a picture can be billed by it: the quantity is known when one has been drawn.
+pub(super) fn bills_pictures(unit: Unit) -> bool {
+    matches!(
+        unit,
+        Unit::Image
+            | Unit::Megapixel
+            | Unit::TextInputToken
+            | Unit::ImageInputToken
+            | Unit::TextOutputToken
+            | Unit::ImageOutputToken
+    )
 }
 
-fn token_cost(price: &[PriceLine], usage: &Usage) -> Cost {
-    let lines = price
-        .iter()
-        .filter_map(|line| Some((line, token_count(line.unit, usage)?)))
+fn charged(line: &PriceLine, quantity: Quantity) -> Option<Line> {
+    Line::new(line.unit, quantity, Rate { amount: line.usd, per: line.per })
+}
+
+fn token_cost(price: &[PriceLine], usage: &Usage) -> Option<Cost> {
+    let counted = price.iter().filter_map(|line| Some((line, token_count(line.unit, usage)?)));
+    let lines = counted
         .filter(|(_, count)| *count > 0)
         .map(|(line, count)| charged(line, Quantity::whole(count)))
-        .collect();
-    Cost { lines }
+        .collect::<Option<_>>()?;
+    let cost = Cost { lines };
+    cost.checked_total().map(|_| cost)
 }
 
 fn picture_cost(price: &[PriceLine], drawn: Drawn<'_>) -> Option<Cost> {
@@ -140,15 +148,16 @@ fn picture_cost(price: &[PriceLine], drawn: Drawn<'_>) -> Option<Cost> {
         None => price.iter().filter_map(|l| l.quality.as_deref()).collect(),
     };
     let mut options: Vec<Cost> = if qualities.is_empty() {
-        vec![lines_for(price, drawn, None)]
+        vec![lines_for(price, drawn, None)?]
     } else {
-        qualities.into_iter().map(|q| lines_for(price, drawn, Some(q))).collect()
+        let each = qualities.into_iter().map(|q| lines_for(price, drawn, Some(q)));
+        each.collect::<Option<_>>()?
     };
     options.retain(|cost| !cost.lines.is_empty());
     options.into_iter().max_by_key(Cost::total)
 }
 
-fn lines_for(price: &[PriceLine], drawn: Drawn<'_>, quality: Option<&str>) -> Cost {
+fn lines_for(price: &[PriceLine], drawn: Drawn<'_>, quality: Option<&str>) -> Option<Cost> {
     let fits = |line: &&PriceLine| {
         line.quality.as_deref().is_none_or(|q| Some(q) == quality)
             && line.tier.as_deref().is_none_or(|t| Some(t) == drawn.tier)
@@ -175,8 +184,8 @@ fn lines_for(price: &[PriceLine], drawn: Drawn<'_>, quality: Option<&str>) -> Co
             }
             (micros > 0).then(|| charged(line, Quantity::micros(micros)))
         })
-        .collect();
-    Cost { lines }
+        .collect::<Option<_>>()?;
+    Some(Cost { lines })
 }
 
 /// A picture's megapixels in millionths, as the line counts them.

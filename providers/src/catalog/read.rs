@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     Auth, Catalog, Confidence, Deployment, EMBEDDED, PriceLine, Provider, Retired, SizeField,
-    SizeRule, Task, Wire, price::is_token,
+    SizeRule, Task, Wire, price::bills_pictures,
 };
 use crate::{
     adapter,
@@ -324,7 +324,15 @@ fn check_price(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
     if row.price.is_empty() {
         return say("a row without a price is not sold: leave it out");
     }
-    let tokens = row.price.iter().filter(|line| is_token(line.unit)).count();
+    let odd = row.price.iter().chain(&row.estimate).find(|line| !bills_pictures(line.unit));
+    if let (Task::ImageGenerate, Some(line)) = (row.task, odd) {
+        return Err(format!(
+            "a picture cannot be billed by the {}: the quantity is not known; \
+             write the price by image, megapixel or token",
+            line.unit
+        ));
+    }
+    let tokens = row.price.iter().filter(|line| line.unit.is_token()).count();
     if tokens > 0 && tokens < row.price.len() {
         return say("a price by token and one by picture do not mix");
     }
@@ -334,7 +342,7 @@ fn check_price(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
     if tokens == 0 && !row.estimate.is_empty() {
         return say("an estimate is for prices by token");
     }
-    if row.estimate.iter().any(|line| is_token(line.unit)) {
+    if row.estimate.iter().any(|line| line.unit.is_token()) {
         return say("an estimate is by picture, not by token");
     }
     let has_word = |quality: &str| {

@@ -137,6 +137,21 @@ fn a_mistake_is_named_with_its_file_and_model() {
             "do not mix",
         ),
         (
+            "unit = \"image\", usd = \"0.03\"",
+            "unit = \"step\", usd = \"0.03\"",
+            "\"sketcher\": a picture cannot be billed by the step",
+        ),
+        (
+            "unit = \"image\", usd = \"0.03\"",
+            "unit = \"cached_input_token\", usd = \"0.03\"",
+            "cannot be billed by the cached_input_token",
+        ),
+        (
+            "unit = \"image\", usd = \"0.03\"",
+            "unit = \"picture\", usd = \"0.03\"",
+            "unknown variant `picture`",
+        ),
+        (
             "unlisted = { wire = \"plain\"",
             "unlisted = { wire = \"ratio\"",
             "unlisted: the wire cannot",
