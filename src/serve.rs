@@ -23,8 +23,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{self, App, auth::Auth},
+    api::{self, App, admin::Admin, auth::Auth},
     config::{self, Config},
+    db::{Db, DbSettings},
     engine::{
         Engine, EngineSettings,
         deliver::AmbiguityPolicy,
@@ -39,8 +40,10 @@ use crate::{
         pool::{self, Pool},
     },
     metrics::Metrics,
+    seal::Sealer,
     sim,
     store::{KeyTemplate, S3Settings, Store, StoreKind, StoreSettings},
+    tenant::directory::{self, Directory},
 };
 
 /// Memory that pictures on their way through may take together; beyond it they go to disk.
@@ -114,6 +117,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         None
     };
     let engine = Arc::new(engine(&config, address, simulator).await?);
+    let (db, sealer) = database(&config).await?;
+    let directory = directory(&config, &db, &sealer, &stop).await;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -123,7 +128,13 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     sweep(&engine, &stop);
     let app = Arc::new(App {
         engine,
-        auth: auth(&config),
+        auth: Auth::new(directory, config.auth.mode == config::AuthMode::Open),
+        admin: config.auth.admin_key.clone().map(|key| Admin {
+            db,
+            sealer,
+            key,
+            providers: config.catalog.providers.keys().cloned().collect(),
+        }),
         json_limit: usize::try_from(config.limits.json_bytes).unwrap_or(usize::MAX),
         wait: config.server.wait,
         cors_origins: config.server.cors_origins.clone(),
@@ -320,22 +331,34 @@ fn signing_key_in(media: &Path) -> io::Result<[u8; 32]> {
     Ok(key)
 }
 
-fn auth(config: &Config) -> Auth {
-    match config.auth.mode {
-        config::AuthMode::Open => Auth::Open,
-        config::AuthMode::Keys => Auth::Keys(
-            config
-                .auth
-                .static_keys
-                .iter()
-                .map(|key| api::auth::StaticKey {
-                    name: key.name.clone(),
-                    sha256: key.sha256,
-                    models: key.models.clone(),
-                })
-                .collect(),
-        ),
+async fn database(config: &Config) -> Result<(Db, Arc<Sealer>), StartError> {
+    let sealer =
+        Sealer::load(config.auth.master_key.as_ref().map(config::Secret::expose), &config.data_dir)
+            .map_err(failed("the master key cannot be had"))?;
+    let settings = DbSettings {
+        url: config.database.url.expose().to_owned(),
+        max_connections: config.database.max_connections,
+    };
+    let what = format!("the database ({}) cannot be opened", config.database.place());
+    let db = Db::open(&settings).await.map_err(failed(what))?;
+    Ok((db, Arc::new(sealer)))
+}
+
+/// All keys, kept up to date until told to stop.
+async fn directory(
+    config: &Config,
+    db: &Db,
+    sealer: &Arc<Sealer>,
+    stop: &CancellationToken,
+) -> Arc<Directory> {
+    let statics = config.auth.static_keys.iter().map(directory::StaticKey::from).collect();
+    let directory = Arc::new(Directory::new(db.clone(), Arc::clone(sealer), statics));
+    if let Err(error) = directory.refresh().await {
+        // Nobody is let in until it answers.
+        tracing::error!(%error, "keys cannot be read yet");
     }
+    tokio::spawn(Arc::clone(&directory).watch(stop.clone()));
+    directory
 }
 
 /// The simulator on a port of its own, reached over real sockets like any provider.

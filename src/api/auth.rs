@@ -1,4 +1,4 @@
-//! Who asks: a key of the configuration, or anyone on this machine in open mode.
+//! Who asks: the holder of a key, or anyone on this machine in open mode.
 
 use std::sync::Arc;
 
@@ -8,62 +8,71 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 
 use super::App;
-use crate::error::{Code, Error};
+use crate::{
+    error::{Code, Error},
+    tenant::{
+        self, Grant,
+        directory::{Directory, Refused},
+        pattern,
+    },
+};
 
 /// Who may ask.
 #[derive(Debug)]
-pub enum Auth {
-    /// Anyone who reaches the loopback listener, but no web page.
-    Open,
-    /// Holders of these keys.
-    Keys(Vec<StaticKey>),
+pub struct Auth {
+    directory: Arc<Directory>,
+    is_open: bool,
 }
 
-/// A key of the configuration.
-#[derive(Clone, Debug)]
-pub struct StaticKey {
-    /// Its name, in logs and answers.
-    pub name: String,
-    /// SHA-256 of the key.
-    pub sha256: [u8; 32],
-    /// Models it may use; `*` stands for any run of characters.
-    pub models: Vec<String>,
+impl Auth {
+    /// Holders of a key may ask; in open mode anyone who reaches the loopback listener, but no web
+    /// page.
+    pub fn new(directory: Arc<Directory>, is_open: bool) -> Self {
+        Self { directory, is_open }
+    }
+
+    /// All keys.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
 }
 
 /// The caller.
 #[derive(Clone, Debug)]
 pub struct Tenant {
-    /// The key's name.
+    /// What logs call it: the id of its key, or the name that the configuration gave it.
     pub name: String,
-    /// Models it may use.
-    models: Arc<Vec<String>>,
+    /// What it may do.
+    pub(super) grant: Arc<Grant>,
 }
 
 impl Tenant {
+    fn new(grant: Arc<Grant>) -> Self {
+        // Names of keys in the database are for people; two organisations may use the same.
+        let is_named = grant.key_id.starts_with("static:");
+        let name = if is_named { &grant.key_name } else { &grant.key_id };
+        Self { name: name.clone(), grant }
+    }
+
     /// Refuses a model the key may not use.
     pub(super) fn check_model(&self, model: &str) -> Result<(), Error> {
-        if self.models.iter().any(|pattern| matches(pattern, model)) {
+        if pattern::any_covers(&self.grant.models, model) {
             return Ok(());
         }
-        let allowed = self.models.join(", ");
+        let allowed = self.grant.models.join(", ");
         let message = format!("this key may not use {model:?}; it may use {allowed}");
         Err(Error::new(Code::ModelNotAllowed, message).param("model"))
     }
-}
 
-/// Whether a pattern with `*` covers a name.
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((head, rest)) => name.strip_prefix(head).is_some_and(|tail| {
-            (0..=tail.len())
-                .filter(|i| tail.is_char_boundary(*i))
-                .any(|i| matches(rest, &tail[i..]))
-        }),
+    fn check_endpoint(&self, path: &str) -> Result<(), Error> {
+        if pattern::any_covers(&self.grant.endpoints, path) {
+            return Ok(());
+        }
+        let allowed = self.grant.endpoints.join(", ");
+        let message = format!("this key may not use {path}; it may use {allowed}");
+        Err(Error::new(Code::EndpointNotAllowed, message))
     }
 }
 
@@ -73,45 +82,74 @@ pub(super) async fn require(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match authenticate(&app.auth, request.headers()) {
-        Ok(tenant) => {
+    let tenant = match authenticate(&app.auth, request.headers()).await {
+        Ok(tenant) => tenant,
+        Err(error) => return error.into_response(),
+    };
+    let mut response = match tenant.check_endpoint(request.uri().path()) {
+        Ok(()) => {
             request.extensions_mut().insert(tenant.clone());
-            let mut response = next.run(request).await;
-            response.extensions_mut().insert(tenant);
-            response
+            next.run(request).await
         }
         Err(error) => error.into_response(),
+    };
+    response.extensions_mut().insert(tenant);
+    response
+}
+
+async fn authenticate(auth: &Auth, headers: &HeaderMap) -> Result<Tenant, Error> {
+    let grant = if auth.is_open {
+        auth.directory.open()
+    } else {
+        auth.directory.authenticate(token(headers)?, tenant::now()).await
+    };
+    grant.map(Tenant::new).map_err(refusal)
+}
+
+/// The key of a request: `authorization: Bearer <key>`, or `x-api-key: <key>` as Anthropic's SDKs
+/// send it.
+pub(super) fn token(headers: &HeaderMap) -> Result<&str, Error> {
+    let refused = |message: &str| Err(Error::new(Code::InvalidApiKey, message));
+    let text = |name: &str| Some(headers.get(name)?.to_str().unwrap_or_default());
+    let token = match (text(header::AUTHORIZATION.as_str()), text("x-api-key")) {
+        (Some(value), _) => value.split_once(' ').and_then(|(scheme, token)| {
+            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+        }),
+        (None, Some(value)) => Some(value.trim()),
+        (None, None) => {
+            return refused("the key is missing; send it as 'authorization: Bearer <key>'");
+        }
+    };
+    match token {
+        Some(token) if !token.is_empty() => Ok(token),
+        _ => refused("the key is malformed; send it as 'authorization: Bearer <key>'"),
     }
 }
 
-fn authenticate(auth: &Auth, headers: &HeaderMap) -> Result<Tenant, Error> {
-    let keys = match auth {
-        Auth::Open => {
-            let models = Arc::new(vec!["*".to_owned()]);
-            return Ok(Tenant { name: "open".to_owned(), models });
+/// One answer for every key that is not good: nothing tells an unknown one from a revoked one.
+pub(super) fn refusal(why: Refused) -> Error {
+    match why {
+        Refused::Unknown => {
+            Error::new(Code::InvalidApiKey, "the key is not known here, was revoked or has expired")
         }
-        Auth::Keys(keys) => keys,
-    };
-    let refused = |message: &str| Err(Error::new(Code::InvalidApiKey, message));
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
-        return refused("the key is missing; send it as 'authorization: Bearer <key>'");
-    };
-    let token = value.to_str().ok().and_then(|v| {
-        let (scheme, token) = v.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-    });
-    let Some(token) = token.filter(|t| !t.is_empty()) else {
-        return refused("the key is malformed; send it as 'authorization: Bearer <key>'");
-    };
-    let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-    // Every key is compared, so the time says nothing about which one was near.
-    let found = keys.iter().fold(None, |found, key| {
-        if bool::from(key.sha256.ct_eq(&digest)) { Some(key) } else { found }
-    });
-    match found {
-        Some(key) => Ok(Tenant { name: key.name.clone(), models: Arc::new(key.models.clone()) }),
-        None => refused("the key is not known here"),
+        Refused::Mistyped => Error::new(
+            Code::InvalidApiKey,
+            "the key is incomplete or mistyped: copy it again, whole",
+        ),
+        Refused::Unavailable(source) => {
+            let error = unavailable();
+            match source {
+                Some(source) => error.because(source),
+                None => error,
+            }
+        }
     }
+}
+
+/// The database does not answer, so nothing can be said.
+pub(super) fn unavailable() -> Error {
+    Error::new(Code::StoreUnavailable, "the database does not answer; come back in a moment")
+        .retry_after(Some(std::time::Duration::from_secs(2)))
 }
 
 /// In open mode a web page must not spend the operator's keys: refuses a `Host` that is not
@@ -121,7 +159,7 @@ pub(super) async fn guard_open_mode(
     request: Request,
     next: Next,
 ) -> Response {
-    if matches!(app.auth, Auth::Open)
+    if app.auth.is_open
         && let Err(error) = check_local(&request, &app.cors_origins)
     {
         return error.into_response();
@@ -170,17 +208,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_cover_names() {
-        for (pattern, name, yes) in [
-            ("*", "anything/at-all", true),
-            ("flux-*", "flux-1-dev", true),
-            ("flux-*", "fal/flux-1-dev", false),
-            ("*/flux-*", "fal/flux-1-dev", true),
-            ("gpt-image-2", "gpt-image-2", true),
-            ("gpt-image-2", "gpt-image-2.5", false),
-            ("*-pro", "flux-1.1-pro", true),
+    fn a_key_is_taken_from_either_header() {
+        for (headers, wanted) in [
+            (vec![("authorization", "Bearer k")], Ok("k")),
+            (vec![("authorization", "BEARER  k ")], Ok("k")),
+            (vec![("x-api-key", " k ")], Ok("k")),
+            (vec![("authorization", "Bearer a"), ("x-api-key", "b")], Ok("a")),
+            (vec![("authorization", "Basic a"), ("x-api-key", "b")], Err("malformed")),
+            (vec![("authorization", "k")], Err("malformed")),
+            (vec![("authorization", "Bearer ")], Err("malformed")),
+            (vec![("x-api-key", "")], Err("malformed")),
+            (vec![], Err("missing")),
         ] {
-            assert_eq!(matches(pattern, name), yes, "{pattern} {name}");
+            let map: HeaderMap = headers
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+                .collect::<Vec<(header::HeaderName, header::HeaderValue)>>()
+                .into_iter()
+                .collect();
+            match (token(&map), wanted) {
+                (Ok(got), Ok(want)) => assert_eq!(got, want, "{headers:?}"),
+                (Err(got), Err(part)) => {
+                    assert_eq!(got.code, Code::InvalidApiKey);
+                    assert!(got.message.contains(part), "{headers:?}: {got}");
+                }
+                (got, want) => panic!("{headers:?}: {got:?}, wanted {want:?}"),
+            }
         }
     }
 

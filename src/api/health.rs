@@ -14,7 +14,7 @@ pub(super) async fn live() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// The process takes work: it is not stopping, its store works, and some provider is on.
+/// The process takes work: it is not stopping, its stores work, and some provider is on.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -29,6 +29,9 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, Er
     }
     if app.engine.registry.served().is_empty() {
         return Err(Error::new(Code::NoProviderAvailable, "no provider is switched on"));
+    }
+    if !app.auth.directory().is_current() {
+        return Err(Error::new(Code::StoreUnavailable, "the database does not answer"));
     }
     app.engine.store.ready().await.map_err(|error| {
         Error::new(Code::StoreUnavailable, "the output store does not answer").because(error)

@@ -12,6 +12,11 @@ use super::App;
 use crate::error::Error;
 
 /// The metrics, in the text form Prometheus reads.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((status = 200, description = "OpenMetrics", content_type = "text/plain", body = String))
+)]
 pub(super) async fn serve(State(app): State<Arc<App>>) -> Result<Response, Error> {
     let text = app.engine.metrics.text().map_err(Error::internal)?;
     let mut response = text.into_response();

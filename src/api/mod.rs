@@ -3,6 +3,7 @@
 //! A request passes, in this order: [`observe`] (request id, panic guard, log line),
 //! [`auth`] (who asks), the route's handler, and [`render`] for whatever went wrong.
 
+pub mod admin;
 mod answer;
 pub mod auth;
 mod body;
@@ -39,7 +40,7 @@ use crate::{
     error::{Code, Error},
 };
 
-pub use openapi::document as openapi_document;
+pub use self::{admin::document as admin_openapi_document, openapi::document as openapi_document};
 
 /// What every handler can reach.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct App {
     pub engine: Arc<Engine>,
     /// Who may ask.
     pub auth: auth::Auth,
+    /// What operators work with, where they have a credential.
+    pub admin: Option<admin::Admin>,
     /// Largest JSON body, bytes.
     pub json_limit: usize,
     /// Longest time a caller is kept waiting before it is told that its job still runs.
@@ -92,11 +95,13 @@ pub fn router(app: Arc<App>, cors_origins: &[String]) -> Router {
 
 /// The routes of the operator's listener.
 pub fn admin_router(app: Arc<App>) -> Router {
-    Router::new()
+    let open = Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
-        .route("/openapi.json", get(openapi::serve))
-        .route("/metrics", get(metrics::serve))
+        .route("/openapi.json", get(admin::openapi))
+        .route("/metrics", get(metrics::serve));
+    let keyed = if app.admin.is_some() { admin::router(&app) } else { Router::new() };
+    open.merge(keyed)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)

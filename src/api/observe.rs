@@ -14,6 +14,7 @@ use super::{App, auth::Tenant, render::Rendered};
 use crate::{
     error::{Code, Error},
     metrics::RequestLabels,
+    tenant::role::Actor,
 };
 
 const MOST_HEADERS: usize = 100;
@@ -61,7 +62,9 @@ pub(super) async fn observe(
     }
     let status = response.status().as_u16();
     let code = response.extensions().get::<Rendered>().map(|r| r.0).unwrap_or_default();
-    let key = response.extensions().get::<Tenant>().map(|t| t.name.clone()).unwrap_or_default();
+    let tenant = response.extensions().get::<Tenant>().map(|t| &t.name);
+    let operator = || response.extensions().get::<Actor>().map(|a| &a.id);
+    let key = tenant.or_else(operator).cloned().unwrap_or_default();
     let ms = begun.elapsed().as_millis() as u64;
     let note = response.extensions().get::<Note>().cloned().unwrap_or_default();
     let metrics = &app.engine.metrics;

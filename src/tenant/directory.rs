@@ -21,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::rows::{Rows, Touched};
 use super::{
-    Budget, DEFAULT, Grant, RateLimits,
+    Budget, DEFAULT, Grant, RateLimits, Scope, budgets,
     key::{self, KeyHash, Kind, Malformed, Pepper},
     store::provider_keys,
 };
 use crate::{
-    config::Secret,
+    config::{self, Secret},
     db::{Db, DbError},
     seal::Sealer,
 };
@@ -57,6 +57,30 @@ pub struct StaticKey {
     pub limits: RateLimits,
     /// What it may spend; its id is `static-<name>`.
     pub budget: Option<Budget>,
+}
+
+impl From<&config::StaticKey> for StaticKey {
+    fn from(key: &config::StaticKey) -> Self {
+        let budget = key.budget.map(|budget| Budget {
+            id: format!("static-{}", key.name),
+            name: key.name.clone(),
+            scope: Scope::Key,
+            scope_id: format!("static:{}", key.name),
+            unit: budgets::USD.to_owned(),
+            period: budget.period,
+            amount: budget.amount.nanos(),
+            alert_percent: None,
+        });
+        Self {
+            name: key.name.clone(),
+            sha256: key.sha256,
+            project: key.project.clone(),
+            models: key.models.clone(),
+            endpoints: key.endpoints.clone(),
+            limits: key.limits,
+            budget,
+        }
+    }
 }
 
 impl StaticKey {

@@ -7,10 +7,18 @@ pub mod pattern;
 pub mod role;
 pub mod store;
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 
 /// The organisation and project of keys that are in the configuration or made without one.
 pub const DEFAULT: &str = "default";
+
+/// The time in Unix milliseconds, by the clock of this machine.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+}
 
 /// What the holder of a key may do. Immutable: a change makes a new one.
 #[derive(Clone, Debug)]

@@ -9,7 +9,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Reply, Upstream, config, pictures,
+    Reply, Upstream, config,
+    gateway::database,
+    pictures,
     vendors::{self, GEMINI},
 };
 
@@ -70,8 +72,8 @@ async fn logged(replies: Vec<Reply>) -> Vec<Value> {
         "server.listen = \"127.0.0.1:{port}\"\nlog.format = \"json\"\nlog.level = \"debug\"\n\
          auth.mode = \"keys\"\nauth.static_keys = [{{ name = \"ci\", sha256 = \"{sha256}\" }}]"
     );
-    let text = config(&upstream, &["gemini"], &more);
     let dir = tempfile::tempdir().unwrap();
+    let text = database(dir.path()) + &config(&upstream, &["gemini"], &more);
     let path = dir.path().join("mediagate.toml");
     std::fs::write(&path, text).unwrap();
     let child = Command::new(BINARY)

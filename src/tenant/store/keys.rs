@@ -346,7 +346,8 @@ pub struct RightsChange {
 }
 
 impl RightsChange {
-    fn apply(self, rights: &mut Rights) {
+    /// Sets what is to be set.
+    pub fn apply(self, rights: &mut Rights) {
         fn set<T>(place: &mut T, new: Option<T>) {
             if let Some(new) = new {
                 *place = new;

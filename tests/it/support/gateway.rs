@@ -36,6 +36,11 @@ pub(crate) fn config(upstream: &Upstream, providers: &[&str], more: &str) -> Str
     lines.join("\n")
 }
 
+/// The line that puts the database into a directory.
+pub(crate) fn database(directory: &Path) -> String {
+    format!("database.url = \"sqlite://{}/mediagate.db\"\n", directory.display())
+}
+
 /// Reads a configuration as the command line would, without any environment.
 pub(crate) fn parse(text: &str) -> Result<Config, mediagate::config::ConfigError> {
     let file = File { path: Path::new("mediagate.toml"), text };
@@ -47,15 +52,19 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) client: Client,
     running: Running,
+    /// Its database, where the configuration names none.
+    _data: Option<tempfile::TempDir>,
 }
 
 impl Gateway {
     pub(crate) async fn start(config: &str) -> Self {
         install_tls();
-        let config = parse(config).unwrap_or_else(|e| panic!("{e}"));
+        let data = (!config.contains("database.url")).then(|| tempfile::tempdir().unwrap());
+        let database = data.as_ref().map(|dir| database(dir.path())).unwrap_or_default();
+        let config = parse(&format!("{database}{config}")).unwrap_or_else(|e| panic!("{e}"));
         let running = serve::start(config).await.unwrap_or_else(|e| panic!("{e:?}"));
         let client = Client::builder().no_proxy().build().unwrap();
-        Self { address: running.address, client, running }
+        Self { address: running.address, client, running, _data: data }
     }
 
     /// A gateway with these providers at a stand-in; see [`config`].

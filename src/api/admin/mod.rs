@@ -1,0 +1,134 @@
+//! `/admin/v1`: tenants and what belongs to them, for operators. On the admin listener only, and
+//! only where `auth.admin_key` is set.
+//!
+//! No field names a host, a header or a credential, but for the one secret of a provider key.
+
+mod admin_keys;
+mod audit;
+mod auth;
+mod document;
+mod fields;
+mod keys;
+mod orgs;
+mod projects;
+mod provider_keys;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::{
+    Json, Router,
+    http::StatusCode,
+    middleware,
+    routing::{delete, get},
+};
+use serde_json::{Value, json};
+
+pub use self::document::document;
+pub(super) use self::document::serve as openapi;
+use self::fields::{Fields, Params};
+use super::App;
+use crate::{
+    config::Secret,
+    db::{Db, DbError},
+    error::{Code, Error},
+    seal::Sealer,
+    tenant::store::{Part, StoreError},
+};
+
+/// What the admin API works with.
+#[derive(Debug)]
+pub struct Admin {
+    /// Where tenants are kept.
+    pub db: Db,
+    /// Seals provider keys.
+    pub sealer: Arc<Sealer>,
+    /// `auth.admin_key`: may everything.
+    pub key: Secret,
+    /// The providers there are.
+    pub providers: BTreeSet<String>,
+}
+
+/// The routes, for those who have a credential.
+pub(super) fn router(app: &Arc<App>) -> Router<Arc<App>> {
+    Router::new()
+        .route("/admin/v1/orgs", get(orgs::list).post(orgs::create))
+        .route("/admin/v1/orgs/{id}", get(orgs::get).patch(orgs::update).delete(orgs::delete))
+        .route("/admin/v1/projects", get(projects::list).post(projects::create))
+        .route(
+            "/admin/v1/projects/{id}",
+            get(projects::get).patch(projects::update).delete(projects::delete),
+        )
+        .route("/admin/v1/keys", get(keys::list).post(keys::create))
+        .route("/admin/v1/keys/{id}", get(keys::get).patch(keys::update).delete(keys::revoke))
+        .route("/admin/v1/admin-keys", get(admin_keys::list).post(admin_keys::create))
+        .route("/admin/v1/admin-keys/{id}", get(admin_keys::get).delete(admin_keys::revoke))
+        .route("/admin/v1/provider-keys", get(provider_keys::list).post(provider_keys::create))
+        .route(
+            "/admin/v1/provider-keys/{id}",
+            get(provider_keys::get).merge(delete(provider_keys::delete)),
+        )
+        .route("/admin/v1/audit", get(audit::list))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), auth::require))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), super::observe::observe))
+}
+
+impl App {
+    /// What the admin API works with. Its routes are there only where this is.
+    pub(super) fn admin(&self) -> Result<&Admin, Error> {
+        self.admin.as_ref().ok_or_else(|| Error::new(Code::NotFound, "there is no admin API"))
+    }
+
+    /// Makes a change of this replica known here at once; others see it within a second.
+    async fn tell(&self) {
+        if let Err(error) = self.auth.directory().refresh().await {
+            tracing::warn!(%error, "a change is written, but keys could not be read again");
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Db(error @ DbError::Unavailable(_)) => {
+                super::auth::unavailable().because(error)
+            }
+            StoreError::NotFound { .. } => Self::new(Code::NotFound, error.to_string()),
+            StoreError::Invalid { field, message } => {
+                Self::invalid(field, format!("{field} {message}"))
+            }
+            StoreError::Denied(message) => Self::new(Code::EndpointNotAllowed, message),
+            StoreError::Db(_) | StoreError::Random(_) | StoreError::Sealed(_) => {
+                Self::internal(error)
+            }
+        }
+    }
+}
+
+/// A part of a list in OpenAI's shape.
+fn list<T>(part: &Part<T>, show: impl Fn(&T) -> Value) -> Json<Value> {
+    let data: Vec<Value> = part.items.iter().map(show).collect();
+    let id = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
+    Json(json!({
+        "object": "list",
+        "first_id": id(data.first()),
+        "last_id": id(data.last()),
+        "has_more": part.has_more,
+        "data": data,
+    }))
+}
+
+/// What stays of a thing that was deleted.
+fn deleted(id: &str, object: &str) -> Json<Value> {
+    Json(json!({ "id": id, "object": object, "deleted": true }))
+}
+
+type Created = (StatusCode, Json<Value>);
+
+fn created(body: Value) -> Created {
+    (StatusCode::CREATED, Json(body))
+}
+
+/// Unix ms as the API shows time: whole seconds.
+fn seconds(ms: i64) -> i64 {
+    ms.div_euclid(1000)
+}
