@@ -163,19 +163,19 @@ impl Signature {
         Ok(keys)
     }
 
-    /// The signatures a push carries, in the order they stand. Empty where it has none.
-    pub fn presented(&self, headers: &[(String, String)]) -> Vec<Vec<u8>> {
+    /// The signatures a push carries, those left out that are unreadable; `None` where it has no
+    /// header for them.
+    pub fn presented(&self, headers: &[(String, String)]) -> Option<Vec<Vec<u8>>> {
         let value = |name: &&str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-        let Some(line) = self.headers.iter().find_map(value) else { return Vec::new() };
-        line.split_whitespace()
-            .filter_map(|word| {
-                let text = word.strip_prefix(self.prefix).unwrap_or(word);
-                match self.encoding {
-                    Encoding::Hex => unhex(text),
-                    Encoding::Base64 => STANDARD.decode(text).ok(),
-                }
-            })
-            .collect()
+        let words = self.headers.iter().find_map(value)?.split_whitespace();
+        let read = |word: &str| {
+            let text = word.strip_prefix(self.prefix).unwrap_or(word);
+            match self.encoding {
+                Encoding::Hex => unhex(text),
+                Encoding::Base64 => STANDARD.decode(text).ok(),
+            }
+        };
+        Some(words.filter_map(read).collect())
     }
 }
 
@@ -272,18 +272,20 @@ mod tests {
 
     #[test]
     fn signatures_are_read_as_each_vendor_writes_them() {
-        let check = |name: &str, header: &str, value: &str, want: &[&[u8]]| {
+        let check = |name: &str, header: &str, value: &str, want: Option<&[&[u8]]>| {
             let headers = [(header.to_owned(), value.to_owned())];
+            let want = want.map(|list| list.iter().map(|bytes| bytes.to_vec()).collect());
             assert_eq!(scheme(name).presented(&headers), want, "{name} {value}");
         };
-        check("fal", "x-fal-webhook-signature", "00fF", &[&[0, 255]]);
-        check("fal", "x-fal-webhook-signature", "0", &[]);
-        check("fal", "x-fal-webhook-signature", "0é", &[]);
-        check("fal", "webhook-signature", "00ff", &[]);
-        check("replicate", "webhook-signature", "v1,AAE= v2,%% v1,AgM=", &[&[0, 1], &[2, 3]]);
-        check("replicate", "webhook-signature", "", &[]);
-        check("bfl", "x-bfl-signature", "sha256=00ff", &[&[0, 255]]);
-        check("bfl", "x-bfl-signature", "00ff", &[&[0, 255]]);
+        check("fal", "x-fal-webhook-signature", "00fF", Some(&[&[0, 255]]));
+        check("fal", "x-fal-webhook-signature", "0", Some(&[]));
+        check("fal", "x-fal-webhook-signature", "0é", Some(&[]));
+        check("fal", "webhook-signature", "00ff", None);
+        let two: &[&[u8]] = &[&[0, 1], &[2, 3]];
+        check("replicate", "webhook-signature", "v1,AAE= v2,%% v1,AgM=", Some(two));
+        check("replicate", "webhook-signature", "", Some(&[]));
+        check("bfl", "x-bfl-signature", "sha256=00ff", Some(&[&[0, 255]]));
+        check("bfl", "x-bfl-signature", "00ff", Some(&[&[0, 255]]));
     }
 
     #[test]

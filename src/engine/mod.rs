@@ -3,6 +3,7 @@
 //! A request becomes [`candidate`]s on paper, a [`job`] runs them through [`deliver`], and each
 //! attempt is one [`drive`] of an adapter over the [`transport`].
 
+pub mod callback_auth;
 pub mod candidate;
 pub mod deliver;
 mod drive;
