@@ -12,7 +12,10 @@ use crate::{
     tenant::{
         self,
         role::{Actor, Role},
-        store::admin_keys::{self, AdminKey, NewAdminKey},
+        store::{
+            Change,
+            admin_keys::{self, AdminKey, NewAdminKey},
+        },
     },
 };
 
@@ -58,10 +61,11 @@ pub(super) async fn create(
         Error::invalid("role", message)
     })?;
     let org = match fields.nullable_text("org")? {
-        Some(org) => org,
-        None => actor.org.clone(),
+        Change::To(org) => Some(org),
+        Change::Clear => None,
+        Change::Keep => actor.org.clone(),
     };
-    let expires_at = fields.time("expires_at")?.flatten();
+    let expires_at = fields.time("expires_at")?.given();
     fields.end()?;
     let new = NewAdminKey { org, name, role, expires_at };
     let pepper = app.auth.directory().pepper();

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::{
     api::body,
     error::{Code, Error},
-    tenant::store::Page,
+    tenant::store::{Change, Page},
 };
 
 const LONGEST_BODY: usize = 256 * 1024;
@@ -38,14 +38,11 @@ impl Fields {
 
     /// A text.
     pub(in crate::api) fn text(&mut self, name: &str) -> Result<Option<String>, Error> {
-        self.nullable_text(name).map(Option::flatten)
+        self.nullable_text(name).map(Change::given)
     }
 
-    /// A text; `Some(None)` where it is null.
-    pub(in crate::api) fn nullable_text(
-        &mut self,
-        name: &str,
-    ) -> Result<Option<Option<String>>, Error> {
+    /// A text; null clears it.
+    pub(in crate::api) fn nullable_text(&mut self, name: &str) -> Result<Change<String>, Error> {
         self.nullable(name, "a text", |value| value.as_str().map(str::to_owned))
     }
 
@@ -54,23 +51,23 @@ impl Fields {
         let list = self.nullable(name, "a list of texts", |value| {
             value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
         });
-        list.map(Option::flatten)
+        list.map(Change::given)
     }
 
     /// `true` or `false`.
     pub(in crate::api) fn flag(&mut self, name: &str) -> Result<Option<bool>, Error> {
-        self.nullable(name, "true or false", Value::as_bool).map(Option::flatten)
+        self.nullable(name, "true or false", Value::as_bool).map(Change::given)
     }
 
-    /// A whole number from 0; `Some(None)` where it is null.
-    pub(in crate::api) fn count(&mut self, name: &str) -> Result<Option<Option<u32>>, Error> {
+    /// A whole number from 0; null clears it.
+    pub(in crate::api) fn count(&mut self, name: &str) -> Result<Change<u32>, Error> {
         self.nullable(name, "a whole number from 0 to 4294967295", |value| {
             value.as_u64().and_then(|n| u32::try_from(n).ok())
         })
     }
 
-    /// A time in Unix seconds, as Unix ms; `Some(None)` where it is null.
-    pub(in crate::api) fn time(&mut self, name: &str) -> Result<Option<Option<i64>>, Error> {
+    /// A time in Unix seconds, as Unix ms; null clears it.
+    pub(in crate::api) fn time(&mut self, name: &str) -> Result<Change<i64>, Error> {
         self.nullable(name, "a time in Unix seconds", |value| value.as_i64()?.checked_mul(1000))
     }
 
@@ -90,13 +87,13 @@ impl Fields {
         name: &str,
         wanted: &str,
         read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<Option<Option<T>>, Error> {
+    ) -> Result<Change<T>, Error> {
         match self.0.remove(name) {
-            None => Ok(None),
-            Some(Value::Null) => Ok(Some(None)),
+            None => Ok(Change::Keep),
+            Some(Value::Null) => Ok(Change::Clear),
             // The value may be a secret: it is not shown.
             Some(value) => match read(&value) {
-                Some(value) => Ok(Some(Some(value))),
+                Some(value) => Ok(Change::To(value)),
                 None => Err(Error::invalid(name, format!("{name} must be {wanted}"))),
             },
         }

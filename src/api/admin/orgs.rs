@@ -12,7 +12,10 @@ use crate::{
     tenant::{
         self, budgets,
         role::Actor,
-        store::orgs::{self, Org, OrgChange},
+        store::{
+            Change,
+            orgs::{self, Org, OrgChange},
+        },
     },
 };
 
@@ -27,12 +30,12 @@ fn show(org: &Org) -> Value {
     })
 }
 
-fn low_balance(fields: &mut Fields) -> Result<Option<Option<i64>>, Error> {
+fn low_balance(fields: &mut Fields) -> Result<Change<i64>, Error> {
     const NAME: &str = "low_balance_usd";
     let parse = |text: String| {
         budgets::parse_amount(budgets::USD, &text).map_err(|e| Error::invalid(NAME, e))
     };
-    fields.nullable_text(NAME)?.map(|text| text.map(parse).transpose()).transpose()
+    fields.nullable_text(NAME)?.try_map(parse)
 }
 
 /// Makes an organisation. For operators above all organisations.
@@ -49,7 +52,7 @@ pub(super) async fn create(
 ) -> Result<Created, Error> {
     let name = fields.need("name")?;
     let prepaid = fields.flag("prepaid")?.unwrap_or(false);
-    let low_balance = low_balance(&mut fields)?.flatten();
+    let low_balance = low_balance(&mut fields)?.given();
     fields.end()?;
     let db = &app.admin()?.db;
     let org = orgs::create(db, &actor, &name, prepaid, low_balance, tenant::now()).await?;

@@ -5,6 +5,7 @@ use crate::{
         Period, Scope, budgets,
         role::Actor,
         store::{
+            Change,
             keys::{self, Created, KeyBudget, Rights, RightsChange},
             orgs, projects, provider_keys as provider_store,
         },
@@ -86,7 +87,7 @@ async fn changes_arrive_at_every_replica_within_a_second() {
         for directory in [&here, &there] {
             assert!(good(directory, made.text.expose(), 2000).await);
         }
-        let slow = RightsChange { rpm: Some(Some(3)), ..RightsChange::default() };
+        let slow = RightsChange { rpm: Change::To(3), ..RightsChange::default() };
         keys::update(&one, &root(), &made.key.id, slow, 2000).await.unwrap();
         let begun = Instant::now();
         while there.authenticate(made.text.expose(), 2000).await.unwrap().limits.rpm != Some(3) {

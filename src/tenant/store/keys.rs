@@ -3,7 +3,8 @@
 use serde_json::{Value as Json, json};
 
 use super::{
-    Entry, Outcome, Page, Part, StoreError, change, found, name, new_id, page, permit, projects,
+    Change, Entry, Outcome, Page, Part, StoreError, change, found, name, new_id, page, permit,
+    projects,
 };
 use crate::{
     db::{Db, DbError, Row, Tx, Value},
@@ -329,20 +330,20 @@ pub struct RightsChange {
     pub models: Option<Vec<String>>,
     /// Other paths.
     pub endpoints: Option<Vec<String>>,
-    /// Another number of requests per minute; `Some(None)` is no limit, as with the others.
-    pub rpm: Option<Option<u32>>,
+    /// Another number of requests per minute; cleared, there is no limit, as with the others.
+    pub rpm: Change<u32>,
     /// Of pictures per minute.
-    pub ipm: Option<Option<u32>>,
+    pub ipm: Change<u32>,
     /// Of tokens per minute.
-    pub tpm: Option<Option<u32>>,
+    pub tpm: Change<u32>,
     /// Of jobs at once.
-    pub max_concurrent: Option<Option<u32>>,
+    pub max_concurrent: Change<u32>,
     /// Whether repeats join.
     pub join_retries: Option<bool>,
     /// Whether white space is sent.
     pub heartbeat: Option<bool>,
-    /// Another end; `Some(None)` is never.
-    pub expires_at: Option<Option<i64>>,
+    /// Another end; cleared, there is none.
+    pub expires_at: Change<i64>,
 }
 
 impl RightsChange {
@@ -356,13 +357,13 @@ impl RightsChange {
         set(&mut rights.name, self.name);
         set(&mut rights.models, self.models);
         set(&mut rights.endpoints, self.endpoints);
-        set(&mut rights.limits.rpm, self.rpm);
-        set(&mut rights.limits.ipm, self.ipm);
-        set(&mut rights.limits.tpm, self.tpm);
-        set(&mut rights.limits.max_concurrent, self.max_concurrent);
+        self.rpm.apply(&mut rights.limits.rpm);
+        self.ipm.apply(&mut rights.limits.ipm);
+        self.tpm.apply(&mut rights.limits.tpm);
+        self.max_concurrent.apply(&mut rights.limits.max_concurrent);
         set(&mut rights.join_retries, self.join_retries);
         set(&mut rights.heartbeat, self.heartbeat);
-        set(&mut rights.expires_at, self.expires_at);
+        self.expires_at.apply(&mut rights.expires_at);
     }
 }
 
@@ -378,7 +379,7 @@ pub async fn update(
     permit(actor, Act::Manage, &key.org, WHAT, id)?;
     let mut rights = key.rights;
     to.clone().apply(&mut rights);
-    let rights = rights.check(now, to.expires_at.is_some())?;
+    let rights = rights.check(now, !to.expires_at.is_keep())?;
     to.name = to.name.map(|_| rights.name.clone());
     let entry = Entry::new(actor, &key.org, "key.update", id, rights.detail());
     let id = id.to_owned();

@@ -170,6 +170,51 @@ pub fn new_id(prefix: &str) -> String {
     format!("{prefix}_{}", uuid::Uuid::now_v7().simple())
 }
 
+/// What becomes of something that may be absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Change<T> {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It goes.
+    Clear,
+    /// It becomes this.
+    To(T),
+}
+
+impl<T> Change<T> {
+    /// Changes it.
+    pub fn apply(self, place: &mut Option<T>) {
+        match self {
+            Self::Keep => {}
+            Self::Clear => *place = None,
+            Self::To(new) => *place = Some(new),
+        }
+    }
+
+    /// The new value, if there is one.
+    pub fn given(self) -> Option<T> {
+        match self {
+            Self::Keep | Self::Clear => None,
+            Self::To(new) => Some(new),
+        }
+    }
+
+    /// Whether nothing is said about it.
+    pub const fn is_keep(&self) -> bool {
+        matches!(self, Self::Keep)
+    }
+
+    /// Reads the new value.
+    pub fn try_map<U, E>(self, read: impl FnOnce(T) -> Result<U, E>) -> Result<Change<U>, E> {
+        Ok(match self {
+            Self::Keep => Change::Keep,
+            Self::Clear => Change::Clear,
+            Self::To(new) => Change::To(read(new)?),
+        })
+    }
+}
+
 /// Which part of a list is wanted.
 #[derive(Clone, Debug)]
 pub struct Page {

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::{Entry, Outcome, Page, Part, StoreError, change, name, new_id, page, permit};
+use super::{Change, Entry, Outcome, Page, Part, StoreError, change, name, new_id, page, permit};
 use crate::{
     db::{Db, DbError, Row, Value},
     tenant::{
-        DEFAULT,
+        DEFAULT, budgets,
         role::{Act, Actor},
     },
 };
@@ -109,24 +109,33 @@ pub struct OrgChange {
     pub name: Option<String>,
     /// Whether calls are paid beforehand.
     pub prepaid: Option<bool>,
-    /// When to warn; `Some(None)` never.
-    pub low_balance: Option<Option<i64>>,
+    /// When to warn.
+    pub low_balance: Change<i64>,
 }
 
 /// Changes an organisation.
-pub async fn update(db: &Db, actor: &Actor, id: &str, to: OrgChange, now: i64) -> Outcome<Org> {
+pub async fn update(db: &Db, actor: &Actor, id: &str, mut to: OrgChange, now: i64) -> Outcome<Org> {
     permit(actor, Act::ManageOrgs, id, WHAT, id)?;
-    let mut org = get(db, actor, id).await?;
-    if let Some(new) = &to.name {
-        org.name = name("name", new)?;
-    }
-    org.prepaid = to.prepaid.unwrap_or(org.prepaid);
-    org.low_balance = to.low_balance.unwrap_or(org.low_balance);
-    let detail = json!({"name": org.name, "prepaid": org.prepaid});
+    to.name = to.name.map(|text| name("name", &text)).transpose()?;
+    let detail = json!({
+        "name": to.name,
+        "prepaid": to.prepaid,
+        "low_balance": to.low_balance.given().map(|n| budgets::show_amount(budgets::USD, n)),
+    });
     let entry = Entry::new(actor, id, "org.update", id, detail);
+    let id = id.to_owned();
     change(db, entry, now, move |tx, rev| {
-        let org = org.clone();
+        let (id, to) = (id.clone(), to.clone());
         Box::pin(async move {
+            let sql = format!("{COLUMNS} FROM org WHERE id = $1 AND deleted_at IS NULL");
+            let rows = tx.query(&sql, &[id.as_str().into()]).await?;
+            let Some(row) = rows.first() else {
+                return Ok(Err(StoreError::not_found(WHAT, id)));
+            };
+            let mut org = read(row)?;
+            org.name = to.name.unwrap_or(org.name);
+            org.prepaid = to.prepaid.unwrap_or(org.prepaid);
+            to.low_balance.apply(&mut org.low_balance);
             let row = [
                 org.id.as_str().into(),
                 org.name.as_str().into(),
@@ -135,11 +144,9 @@ pub async fn update(db: &Db, actor: &Actor, id: &str, to: OrgChange, now: i64) -
                 rev.into(),
             ];
             let sql = "UPDATE org SET name = $2, prepaid = $3, low_balance = $4, rev = $5 \
-                       WHERE id = $1 AND deleted_at IS NULL";
-            match tx.execute(sql, &row).await? {
-                0 => Ok(Err(StoreError::not_found(WHAT, org.id))),
-                _ => Ok(Ok(org)),
-            }
+                       WHERE id = $1";
+            tx.execute(sql, &row).await?;
+            Ok(Ok(org))
         })
     })
     .await
