@@ -9,6 +9,7 @@ pub mod error;
 pub mod api;
 pub mod db;
 pub mod engine;
+pub mod limit;
 pub mod media;
 pub mod metrics;
 pub mod seal;

@@ -64,6 +64,8 @@ pub struct Metrics {
     pub joins: Counter,
     /// Jobs that run now.
     pub running: Gauge,
+    /// Questions about limits that Redis left unanswered.
+    pub limits_degraded: Counter,
 }
 
 fn seconds() -> Histogram {
@@ -85,6 +87,7 @@ impl Default for Metrics {
             charged: Family::default(),
             joins: Counter::default(),
             running: Gauge::default(),
+            limits_degraded: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("requests", "Requests answered", metrics.requests.clone());
@@ -113,6 +116,11 @@ impl Default for Metrics {
         );
         registry.register("joins", "Repeats that joined a running job", metrics.joins.clone());
         registry.register("jobs_running", "Jobs that run now", metrics.running.clone());
+        registry.register(
+            "limits_degraded",
+            "Questions about limits that Redis left unanswered",
+            metrics.limits_degraded.clone(),
+        );
         Self { registry, ..metrics }
     }
 }
