@@ -218,8 +218,13 @@ impl Gateway {
         );
         std::fs::write(&config, text).unwrap();
         let begun = Instant::now();
-        let child =
-            Command::new(GATEWAY).arg("serve").arg("--config").arg(&config).spawn().unwrap();
+        let child = Command::new(GATEWAY)
+            .env("MEDIAGATE_DATA_DIR", files.path())
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .spawn()
+            .unwrap();
         wait_for(address, "/readyz");
         Self { address, ready: begun.elapsed(), process: Process(child), _files: files }
     }

@@ -19,6 +19,11 @@ macro_rules! codes {
                 match self { $(Self::$variant => $name,)* }
             }
 
+            /// The code of that name.
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.name() == name)
+            }
+
             /// The HTTP status.
             pub const fn status(self) -> u16 {
                 match self { $(Self::$variant => $status,)* }
@@ -43,6 +48,7 @@ codes! {
     UnsupportedParameter "unsupported_parameter" 400 false "No deployment of this model honours the parameter; the message names those that would.";
     ContentPolicyViolation "content_policy_violation" 400 false "The provider refused the prompt or the picture for its content.";
     InvalidApiKey "invalid_api_key" 401 false "The key is missing, malformed, unknown or revoked.";
+    InsufficientCredits "insufficient_credits" 402 false "The organisation's credits do not cover what this call may cost.";
     UnpricedModel "unpriced_model" 402 false "The model has no price, and the operator does not allow unpriced calls.";
     ModelNotAllowed "model_not_allowed" 403 false "The key may not use this model.";
     EndpointNotAllowed "endpoint_not_allowed" 403 false "The key may not use this path, or a web page or foreign host name asked a gateway that runs without keys.";
@@ -51,10 +57,15 @@ codes! {
     FileNotFound "file_not_found" 404 false "No such file, or its link is not one of ours.";
     NotFound "not_found" 404 false "No such path.";
     MethodNotAllowed "method_not_allowed" 405 false "The path takes another method; `allow` names it.";
+    JobCancelled "job_cancelled" 409 false "The job was cancelled by its owner; nothing is charged.";
+    IdempotencyInFlight "idempotency_in_flight" 409 true "Too many callers wait for the job of this `Idempotency-Key`; come back when it is over.";
     ResultExpired "result_expired" 410 false "The output was kept for its time and is gone.";
     RequestTooLarge "request_too_large" 413 false "The body is larger than this path takes.";
     UnsupportedMediaType "unsupported_media_type" 415 false "The body's content type is not one this path takes.";
+    IdempotencyMismatch "idempotency_mismatch" 422 false "The `Idempotency-Key` was used for another request.";
     HeadersTooLarge "headers_too_large" 431 false "The request's headers are too large.";
+    RateLimitExceeded "rate_limit_exceeded" 429 true "The key asks faster than it may; `retry-after` says when to come back.";
+    BudgetExceeded "budget_exceeded" 429 false "A budget of the key, its user, project or organisation does not cover what this call may use.";
     ProvidersRateLimited "providers_rate_limited" 429 true "Every provider of the model asks to slow down; `retry-after` says for how long.";
     InternalError "internal_error" 500 false "A fault of the gateway itself; the log has the details under the request id.";
     ProvidersExhausted "providers_exhausted" 502 false "Every provider that could do it was tried and failed; `mediagate.attempts` says how.";
@@ -63,7 +74,8 @@ codes! {
     Overloaded "overloaded" 503 true "The gateway has no room for more work just now.";
     NoProviderAvailable "no_provider_available" 503 true "The model is known, but no provider of it is switched on.";
     JobStillRunning "job_still_running" 503 true "The wait ended before the job; a repeat by the SDK joins it.";
-    StoreUnavailable "store_unavailable" 503 true "The output store does not take or give files just now.";
+    StoreUnavailable "store_unavailable" 503 true "The database or the output store does not answer just now; nothing was sent that is not written down.";
+    LedgerFrozen "ledger_frozen" 503 false "The balance of this account does not add up, so it is closed until the operator has looked.";
     DeadlineExceeded "deadline_exceeded" 504 false "The job did not finish before its deadline.";
 }
 

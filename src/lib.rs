@@ -9,6 +9,8 @@ pub mod error;
 pub mod api;
 pub mod db;
 pub mod engine;
+pub mod jobs;
+pub mod ledger;
 pub mod limit;
 pub mod media;
 pub mod metrics;

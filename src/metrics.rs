@@ -66,6 +66,10 @@ pub struct Metrics {
     pub running: Gauge,
     /// Questions about limits that Redis left unanswered.
     pub limits_degraded: Counter,
+    /// Jobs of another process that this one went on with.
+    pub taken_over: Counter,
+    /// Times that the store did not take a finished picture.
+    pub unkept: Counter,
 }
 
 fn seconds() -> Histogram {
@@ -88,6 +92,8 @@ impl Default for Metrics {
             joins: Counter::default(),
             running: Gauge::default(),
             limits_degraded: Counter::default(),
+            taken_over: Counter::default(),
+            unkept: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("requests", "Requests answered", metrics.requests.clone());
@@ -113,6 +119,16 @@ impl Default for Metrics {
             "charged_nanodollars",
             "Billionths of a dollar charged for delivered pictures",
             metrics.charged.clone(),
+        );
+        registry.register(
+            "jobs_taken_over",
+            "Jobs of another process that this one went on with",
+            metrics.taken_over.clone(),
+        );
+        registry.register(
+            "unkept",
+            "Times that the store did not take a finished picture",
+            metrics.unkept.clone(),
         );
         registry.register("joins", "Repeats that joined a running job", metrics.joins.clone());
         registry.register("jobs_running", "Jobs that run now", metrics.running.clone());

@@ -16,6 +16,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use providers::money::Money;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
@@ -25,15 +26,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     api::{self, App, admin::Admin, auth::Auth},
     config::{self, Config},
-    db::{Db, DbSettings},
+    db::{Db, DbSettings, Durability},
     engine::{
-        Engine, EngineSettings,
+        Engine, EngineSettings, JobDurability,
+        callback::Callbacks,
         deliver::AmbiguityPolicy,
         job::Jobs,
+        lease::Lease,
+        millis,
         registry::{Enabled, Registry},
+        risk::DayRisk,
         transport::Transport,
         unix,
     },
+    jobs::Desk,
     media::{
         blob::Budget,
         fetch::{FetchRules, Fetcher, HostPort},
@@ -50,6 +56,8 @@ use crate::{
 const BLOB_BUDGET: usize = 128 * 1024 * 1024;
 /// What the memory store holds at most.
 const MEMORY_STORE: u64 = 512 * 1024 * 1024;
+/// A caller that wants to be kept awake hears something this often.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_mins(5);
@@ -82,6 +90,8 @@ pub struct Running {
     simulator: CancellationToken,
     drain: Duration,
     accepting: JoinHandle<()>,
+    /// Held until the process ends.
+    _lock: Option<fs::File>,
 }
 
 impl Running {
@@ -94,8 +104,12 @@ impl Running {
         let tasks = &self.app.engine.tasks;
         tasks.close();
         if tokio::time::timeout_at(over, tasks.wait()).await.is_err() {
-            tracing::error!(jobs = tasks.len(), "stopped before these jobs were over");
+            tracing::warn!(
+                jobs = tasks.len(),
+                "stopped before these jobs were over; whoever starts next goes on with them"
+            );
         }
+        self.app.engine.hand_over().await;
         // Last, for running jobs may be waiting for it.
         self.simulator.cancel();
     }
@@ -116,9 +130,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     } else {
         None
     };
-    let engine = Arc::new(engine(&config, address, simulator).await?);
-    let (db, sealer) = database(&config).await?;
+    let lock = lock(&config)?;
+    let database = database(&config).await?;
+    let (db, sealer) = (database.desk.db().clone(), Arc::clone(&database.sealer));
     let directory = directory(&config, &db, &sealer, &stop).await;
+    let engine = Arc::new(engine(&config, address, simulator, database).await?);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -126,6 +142,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         tracing::warn!("SIMULATED: no provider is called and nothing is paid; set a provider key");
     }
     sweep(&engine, &stop);
+    tokio::spawn(Arc::clone(&engine).tend(stop.clone()));
     let app = Arc::new(App {
         engine,
         auth: Auth::new(directory, config.auth.mode == config::AuthMode::Open),
@@ -137,6 +154,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         }),
         json_limit: usize::try_from(config.limits.json_bytes).unwrap_or(usize::MAX),
         wait: config.server.wait,
+        heartbeat: HEARTBEAT,
         cors_origins: config.server.cors_origins.clone(),
         draining: false.into(),
     });
@@ -156,7 +174,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         "listening on http://{address}/v1"
     );
     let drain = config.server.drain;
-    Ok(Running { address, app, stop, simulator: simulated, drain, accepting })
+    Ok(Running { address, app, stop, simulator: simulated, drain, accepting, _lock: lock })
 }
 
 /// Serves until the process is told to stop.
@@ -190,6 +208,7 @@ async fn engine(
     config: &Config,
     address: SocketAddr,
     simulator: Option<SocketAddr>,
+    database: Database,
 ) -> Result<Engine, StartError> {
     let enabled: Vec<Enabled> = config
         .providers
@@ -245,6 +264,14 @@ async fn engine(
         },
         ambiguous_job_cap: config.jobs.ambiguous_job_cap,
         allow_unpriced: config.billing.allow_unpriced,
+        markup_bp: config.billing.markup_basis_points,
+        durability: match config.database.durability {
+            config::Durability::Auto => JobDurability::Auto,
+            config::Durability::Full => JobDurability::Full,
+            config::Durability::Process => JobDurability::Process,
+        },
+        retention: config.jobs.retention,
+        zero_retention: config.log.zero_retention,
         ..EngineSettings::new(config.images.max_upscale, config.images.max_pixels)
     };
     Ok(Engine {
@@ -254,10 +281,78 @@ async fn engine(
         pool,
         store,
         metrics: Metrics::default(),
-        jobs: Jobs::new(config.store.retention),
+        jobs: Jobs::default(),
         settings,
+        callbacks: config.jobs.callbacks.then(|| {
+            let key = database.sealer.derive("callback addresses");
+            Callbacks::new(config.server.public_url(address), key)
+        }),
+        lease: Lease::new(database.desk.db().is_shared()),
+        risk: DayRisk::new(config.jobs.ambiguous_day_cap, database.at_risk_today),
+        desk: database.desk,
+        sealer: database.sealer,
         tasks: TaskTracker::new(),
     })
+}
+
+/// The database as found, and what opens what is sealed in it.
+struct Database {
+    desk: Desk,
+    sealer: Arc<Sealer>,
+    at_risk_today: Money,
+}
+
+async fn database(config: &Config) -> Result<Database, StartError> {
+    let sealer =
+        Sealer::load(config.auth.master_key.as_ref().map(config::Secret::expose), &config.data_dir)
+            .map_err(failed("the master key cannot be had"))?;
+    let settings = DbSettings {
+        url: config.database.url.expose().to_owned(),
+        max_connections: config.database.max_connections,
+    };
+    let what = format!("the database ({}) cannot be opened", config.database.place());
+    let db = Db::open(&settings).await.map_err(failed(what))?;
+    check_master_key(&db, &sealer).await?;
+    let today = millis::now().div_euclid(86_400_000);
+    let sql = "SELECT COALESCE(SUM(suspense), 0) FROM cost_day WHERE day = $1";
+    let rows = db.query(sql, vec![today.into()]).await;
+    let rows = rows.map_err(failed("the database cannot be read"))?;
+    let spent = rows.first().map_or(Ok(0), |row| row.int(0));
+    let at_risk_today = Money::from_nanos(spent.map_err(failed("the database cannot be read"))?);
+    Ok(Database { desk: Desk::new(db), sealer: Arc::new(sealer), at_risk_today })
+}
+
+/// What was sealed under another master key could never be opened again: refuses to start.
+async fn check_master_key(db: &Db, sealer: &Sealer) -> Result<(), StartError> {
+    let fresh = sealer.check_value().map_err(failed("no random numbers are to be had"))?;
+    let stored = db
+        .transaction(Durability::Full, move |tx| {
+            let fresh = fresh.clone();
+            Box::pin(async move {
+                let insert = "INSERT INTO setting (name, value) VALUES ('master_check', $1) \
+                              ON CONFLICT (name) DO NOTHING";
+                tx.execute(insert, &[fresh.into()]).await?;
+                let rows = tx.query("SELECT value FROM setting WHERE name = 'master_check'", &[]);
+                rows.await?.first().map_or(Ok(Vec::new()), |row| row.bytes(0))
+            })
+        })
+        .await
+        .map_err(failed("the database cannot be written"))?;
+    sealer.verify_check(&stored).map_err(failed("the database was sealed under another master key"))
+}
+
+/// The lock that makes a SQLite database this process' own, until it ends.
+fn lock(config: &Config) -> Result<Option<fs::File>, StartError> {
+    let Some(database) = config.database.sqlite() else { return Ok(None) };
+    let path = database.with_added_extension("lock");
+    let what = format!("{} cannot be locked; does another gateway use it?", path.display());
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(failed(what.clone()))?;
+    }
+    let file = fs::OpenOptions::new().create(true).write(true).truncate(false).open(&path);
+    let file = file.map_err(failed(what.clone()))?;
+    file.try_lock().map_err(failed(what))?;
+    Ok(Some(file))
 }
 
 async fn store(config: &Config, address: SocketAddr) -> Result<Store, StartError> {
@@ -331,19 +426,6 @@ fn signing_key_in(media: &Path) -> io::Result<[u8; 32]> {
     Ok(key)
 }
 
-async fn database(config: &Config) -> Result<(Db, Arc<Sealer>), StartError> {
-    let sealer =
-        Sealer::load(config.auth.master_key.as_ref().map(config::Secret::expose), &config.data_dir)
-            .map_err(failed("the master key cannot be had"))?;
-    let settings = DbSettings {
-        url: config.database.url.expose().to_owned(),
-        max_connections: config.database.max_connections,
-    };
-    let what = format!("the database ({}) cannot be opened", config.database.place());
-    let db = Db::open(&settings).await.map_err(failed(what))?;
-    Ok((db, Arc::new(sealer)))
-}
-
 /// All keys, kept up to date until told to stop.
 async fn directory(
     config: &Config,
@@ -393,6 +475,11 @@ fn sweep(engine: &Arc<Engine>, stop: &CancellationToken) {
                 _ = ticks.tick() => {}
             }
             engine.jobs.sweep(SystemTime::now());
+            match engine.erase().await {
+                Ok(0) => {}
+                Ok(jobs) => tracing::info!(jobs, "erased what was past its time"),
+                Err(error) => tracing::warn!(%error, "old jobs could not be erased"),
+            }
             match engine.store.sweep(unix(SystemTime::now())).await {
                 Ok(swept) if swept.objects > 0 => {
                     tracing::info!(objects = swept.objects, bytes = swept.bytes, "swept the store");

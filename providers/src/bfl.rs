@@ -37,6 +37,10 @@ impl Adapter for Bfl {
         "bfl"
     }
 
+    fn is_queue(&self) -> bool {
+        true
+    }
+
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
         let mut fields = body::fields(call);
         if let Some(callback) = call.callback_url {

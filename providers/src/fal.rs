@@ -56,6 +56,10 @@ impl Adapter for Fal {
         "fal"
     }
 
+    fn is_queue(&self) -> bool {
+        true
+    }
+
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
         let fields = Value::Object(body::fields(call));
         let mut url = call.endpoint("/{upstream}");

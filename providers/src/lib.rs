@@ -83,6 +83,11 @@ pub trait Adapter: Send + Sync {
         None
     }
 
+    /// Whether the vendor works on jobs that outlive the request which submits them.
+    fn is_queue(&self) -> bool {
+        false
+    }
+
     /// How the job of a submit whose reply was lost is found again, the surest way first. Empty
     /// where there is no way.
     fn recovery(&self) -> &'static [Recovery] {

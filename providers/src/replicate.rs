@@ -53,6 +53,10 @@ impl Adapter for Replicate {
         "replicate"
     }
 
+    fn is_queue(&self) -> bool {
+        true
+    }
+
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
         let any_version = match call.deployment.path.as_deref() {
             Some(path) => path == ANY_VERSION,

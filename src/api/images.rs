@@ -1,38 +1,36 @@
 //! `POST /v1/images/generations`.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Extension, Json,
     body::Body,
     extract::{Query, State},
-    http::HeaderMap,
+    http::{HeaderMap, Method},
     response::{IntoResponse as _, Response},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     App, answer,
     auth::Tenant,
     body,
+    call::{self, Call, Manner},
     observe::RequestId,
-    request,
+    request::{self, Generation},
     shape::{ImagesRequest, ImagesResponse},
 };
 use crate::{
     engine::{
         Plan,
         candidate::Candidate,
-        job::{Job, Outcome},
         request::{Adjustment, AdjustmentKind},
     },
-    error::{Code, Error},
+    error::Error,
 };
 
-/// Jobs that may run at once; more are turned away before anything is paid.
-const MOST_RUNNING: usize = 4096;
+const ROUTE: &str = "/v1/images/generations";
 
 /// What the query may say.
 #[derive(Debug, Default, Deserialize)]
@@ -65,121 +63,35 @@ pub(super) async fn generate(
     let begun = std::time::Instant::now();
     let Query(options) =
         options.map_err(|e| Error::invalid("dry_run", e.body_text().to_lowercase()))?;
+    let manner = Manner::of(&headers)?;
     let bytes = body::read(&headers, body, app.json_limit).await?;
-    let request = request::generation(body::object(&headers, &bytes)?)?;
+    let body = body::object(&headers, &bytes)?;
+    let fingerprint = call::fingerprint(&Method::POST, ROUTE, &body);
+    let Generation { request, heartbeat } = request::generation(body)?;
     for model in &request.models {
         tenant.check_model(model)?;
     }
     let plan = app.engine.plan(&request)?;
     if options.dry_run {
-        return Ok(Json(dry_run(&plan, request.verbose)).into_response());
+        return Ok(Json(dry_run(&app, &plan, request.verbose)).into_response());
     }
     if plan.candidates.is_empty() {
         return Err(plan.refusal(&app.engine));
     }
-    let mut asked = Sha256::new();
-    asked.update(b"images/generations\0");
-    asked.update(&bytes);
-    let fingerprint: [u8; 32] = asked.finalize().into();
-    let joined =
-        is_sdk_retry(&headers).then(|| app.engine.jobs.join(&tenant.name, &fingerprint)).flatten();
-    let (job, watch) = if let Some((job, watch)) = joined {
-        app.engine.metrics.joins.inc();
-        tracing::info!(job = job.id, request_id = request_id.0, "a repeat joined its job");
-        (job, watch)
-    } else {
-        if app.engine.tasks.len() >= MOST_RUNNING {
-            let message = format!("{MOST_RUNNING} jobs run already; come back in a moment");
-            return Err(
-                Error::new(Code::Overloaded, message).retry_after(Some(Duration::from_secs(2)))
-            );
-        }
-        let job = Job::new(
-            &tenant.name,
-            &plan.model,
-            &request_id.0,
-            &request.prompt,
-            fingerprint,
-            app.engine.settings.deadline,
-        );
-        let watch = job.watch();
-        app.engine.start(plan, request, Arc::clone(&job));
-        (job, watch)
+    let call = Call {
+        tenant: &tenant,
+        request_id: &request_id.0,
+        route: ROUTE,
+        manner,
+        fingerprint,
+        heartbeat: heartbeat || tenant.grant.heartbeat,
+        begun,
     };
-    let caller = Caller { app: Arc::clone(&app), job: Some(Arc::clone(&job)) };
-    let answer = match tokio::time::timeout(app.wait, watch.outcome()).await {
-        Ok(Some(outcome)) => finished(&app, &job, outcome, Some(begun)).await,
-        Ok(None) => Err(Error::internal("a job ended without a result")),
-        Err(_) => {
-            job.abandon();
-            Err(still_running(&job))
-        }
-    };
-    caller.answered();
-    answer
+    call.answer(&app, plan, request).await
 }
 
-/// A caller that waits. One that goes away between the end of its job and its answer leaves the
-/// job to a repeat.
-struct Caller {
-    app: Arc<App>,
-    job: Option<Arc<Job>>,
-}
-
-impl Caller {
-    /// From here on the answer's body knows whether it arrived.
-    fn answered(mut self) {
-        self.job = None;
-    }
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        if let Some(job) = self.job.take() {
-            self.app.engine.settle(&job, false);
-        }
-    }
-}
-
-/// Whether the caller's SDK says that it asks again for what it asked before.
-fn is_sdk_retry(headers: &HeaderMap) -> bool {
-    let count = headers.get("x-stainless-retry-count").and_then(|v| v.to_str().ok());
-    count.and_then(|c| c.parse::<u32>().ok()).is_some_and(|c| c > 0)
-}
-
-/// The answer of a job that is over.
-pub(super) async fn finished(
-    app: &App,
-    job: &Arc<Job>,
-    outcome: Outcome,
-    begun: Option<std::time::Instant>,
-) -> Result<Response, Error> {
-    match outcome {
-        Ok(success) => {
-            let answer = answer::images(&app.engine, job, success, begun).await;
-            if answer.as_ref().is_err_and(|e| e.code.should_retry()) {
-                // The repeat that is advised must find the job again.
-                job.abandon();
-            }
-            answer
-        }
-        // Rendered here, for an outcome is shared and an error is not cloned.
-        Err(error) => Ok(error.as_ref().into_response()),
-    }
-}
-
-/// The error of a job that is not over.
-pub(super) fn still_running(job: &Job) -> Error {
-    let mut error = Error::new(
-        Code::JobStillRunning,
-        format!("the job still runs; ask GET /v1/jobs/{} or repeat with the SDK's retry", job.id),
-    );
-    error.retry_after = Some(Duration::from_secs(5));
-    error.mediagate = Some(Box::new(json!({ "job_id": job.id })));
-    error
-}
-
-fn dry_run(plan: &Plan, verbose: bool) -> Value {
+fn dry_run(app: &App, plan: &Plan, verbose: bool) -> Value {
+    let markup = app.engine.settings.markup_bp;
     let told = |c: &Candidate| -> Vec<Adjustment> {
         let all = c.adjustments.iter();
         all.filter(|a| verbose || a.kind != AdjustmentKind::Renamed).cloned().collect()
@@ -194,7 +106,7 @@ fn dry_run(plan: &Plan, verbose: bool) -> Value {
                 "reason": null,
                 "native": c.size.native_text(),
                 "adjustments": told(c),
-                "cost": c.cost.as_ref().map(answer::cost),
+                "cost": c.cost.as_ref().and_then(|c| c.with_markup(markup)).map(|c| answer::cost(&c)),
             })
         })
         .collect();

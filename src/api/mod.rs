@@ -7,6 +7,7 @@ pub mod admin;
 mod answer;
 pub mod auth;
 mod body;
+mod call;
 mod health;
 mod images;
 mod jobs;
@@ -55,6 +56,8 @@ pub struct App {
     pub json_limit: usize,
     /// Longest time a caller is kept waiting before it is told that its job still runs.
     pub wait: std::time::Duration,
+    /// How long a caller that wants it hears nothing before white space is sent, and between two.
+    pub heartbeat: std::time::Duration,
     /// Web origins that may call from a browser.
     pub cors_origins: Vec<String>,
     /// Set once the process is told to stop.
@@ -80,7 +83,7 @@ pub fn router(app: Arc<App>, cors_origins: &[String]) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         .route("/v1/jobs", get(jobs::list))
-        .route("/v1/jobs/{id}", get(jobs::retrieve))
+        .route("/v1/jobs/{id}", get(jobs::retrieve).delete(jobs::cancel))
         .route("/v1/jobs/{id}/result", get(jobs::result))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::require));
     open.merge(keyed)

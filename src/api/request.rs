@@ -13,12 +13,11 @@ use crate::{
 
 const MOST_PICTURES: u64 = 10;
 /// Names of this API that are refused rather than passed on to a provider, and what to do.
-const NOT_HERE: [(&str, &str); 5] = [
+const NOT_HERE: [(&str, &str); 4] = [
     ("image", "use /v1/images/edits on a gateway that has it"),
     ("images", "use /v1/images/edits on a gateway that has it"),
     ("mask", "use /v1/images/edits on a gateway that has it"),
-    ("heartbeat", "it is not built yet"),
-    ("async", "it is not built yet; the call waits for the picture"),
+    ("async", "send the header 'prefer: respond-async'"),
 ];
 
 /// Takes fields out of a body; what is left is unknown.
@@ -93,8 +92,43 @@ impl Fields {
     }
 }
 
+/// A call for pictures.
+#[derive(Debug)]
+pub(super) struct Generation {
+    /// What is asked for.
+    pub(super) request: ImageRequest,
+    /// Whether white space is wanted while the job runs.
+    pub(super) heartbeat: bool,
+}
+
+/// Most labels of a call, and their longest names and values: those of OpenAI's `metadata`.
+const MOST_LABELS: usize = 16;
+const LONGEST_LABEL: usize = 64;
+const LONGEST_VALUE: usize = 512;
+
+/// Names and values that usage is counted by.
+fn labels(fields: &mut Fields) -> Result<BTreeMap<String, String>, Error> {
+    let wrong = |message: String| Error::invalid("metadata", message);
+    let metadata = fields.object("metadata")?;
+    if metadata.len() > MOST_LABELS {
+        return Err(wrong(format!("metadata has at most {MOST_LABELS} entries")));
+    }
+    let mut labels = BTreeMap::new();
+    for (name, value) in metadata {
+        let Value::String(value) = value else {
+            return Err(wrong(format!("metadata {name:?} is not a string")));
+        };
+        if name.is_empty() || name.len() > LONGEST_LABEL || value.len() > LONGEST_VALUE {
+            let limits = format!("{LONGEST_LABEL} bytes of name and {LONGEST_VALUE} of value");
+            return Err(wrong(format!("metadata {name:?} is too long; {limits} are taken")));
+        }
+        labels.insert(name, value);
+    }
+    Ok(labels)
+}
+
 /// Reads the body of `POST /v1/images/generations`.
-pub(super) fn generation(body: Map<String, Value>) -> Result<ImageRequest, Error> {
+pub(super) fn generation(body: Map<String, Value>) -> Result<Generation, Error> {
     let mut fields = Fields(body);
     for (name, advice) in NOT_HERE {
         if fields.take(name).is_some_and(|value| value != Value::Bool(false)) {
@@ -141,7 +175,8 @@ pub(super) fn generation(body: Map<String, Value>) -> Result<ImageRequest, Error
         let message = "webp_lossless needs output_format webp";
         return Err(Error::invalid("webp_lossless", message));
     }
-    Ok(ImageRequest {
+    let heartbeat = fields.flag("heartbeat")?;
+    let request = ImageRequest {
         models,
         prompt,
         n: n as u32,
@@ -157,6 +192,7 @@ pub(super) fn generation(body: Map<String, Value>) -> Result<ImageRequest, Error
         moderation: fields.choice("moderation", &["auto", "low"])?,
         style: fields.text("style")?,
         user: fields.text("user")?,
+        labels: labels(&mut fields)?,
         seed: fields.number("seed", 0, u64::from(u32::MAX))?,
         negative_prompt: fields.text("negative_prompt")?.filter(|p| !p.is_empty()),
         strict: fields.flag("strict")?,
@@ -165,7 +201,8 @@ pub(super) fn generation(body: Map<String, Value>) -> Result<ImageRequest, Error
         providers: provider_choice(&mut fields)?,
         provider_options: provider_options(&mut fields)?,
         extra: fields.0,
-    })
+    };
+    Ok(Generation { request, heartbeat })
 }
 
 fn models(fields: &mut Fields) -> Result<Vec<String>, Error> {
@@ -241,7 +278,7 @@ mod tests {
 
     fn parse(body: Value) -> Result<ImageRequest, Error> {
         match body {
-            Value::Object(map) => generation(map),
+            Value::Object(map) => generation(map).map(|g| g.request),
             _ => unreachable!("test bodies are objects"),
         }
     }

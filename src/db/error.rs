@@ -21,6 +21,11 @@ pub enum DbError {
 }
 
 impl DbError {
+    /// It did not answer in time.
+    pub fn late() -> Self {
+        Self::unavailable("it does not answer in time; it may be overloaded or gone")
+    }
+
     pub(super) fn unavailable(advice: impl Into<Cow<'static, str>>) -> Self {
         Self::Unavailable(Outage { advice: advice.into(), ambiguous: false, source: None })
     }

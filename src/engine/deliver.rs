@@ -7,22 +7,23 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use parking_lot::Mutex;
-use providers::{
-    ImageCall, Usage,
-    catalog::Drawn,
-    money::{Cost, Money},
-};
+use providers::{ImageCall, Usage, catalog::Drawn, money::Money};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
     Engine,
     candidate::Candidate,
-    drive::{Drive, Finished},
+    drive::{Drive, Finished, Start},
     failure::{Class, Failure},
-    job::AttemptRecord,
+    job::{AttemptRecord, Job, Share},
+    log::Log,
     picture::{self, Ready},
     request::{Adjustment, ImageRequest},
     verdict,
+};
+use crate::{
+    db::Durability,
+    jobs::{AttemptRow, AttemptState},
 };
 
 /// A rate limit that is over sooner than this is waited out.
@@ -52,7 +53,10 @@ pub(crate) struct Piece {
 /// What all attempts of a job have in common.
 pub(crate) struct Delivery<'a> {
     pub(crate) engine: &'a Engine,
+    pub(crate) job: &'a Arc<Job>,
     pub(crate) request: &'a ImageRequest,
+    /// How many attempts another process wrote down: those may have been sent.
+    pub(crate) restored: usize,
     pub(crate) deadline: Instant,
     pub(crate) shared: Mutex<Shared>,
 }
@@ -61,7 +65,7 @@ pub(crate) struct Delivery<'a> {
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) attempts: Vec<AttemptRecord>,
-    pub(crate) cost: Cost,
+    pub(crate) shares: Vec<Share>,
     pub(crate) usage: Usage,
     pub(crate) adjustments: Vec<Adjustment>,
     pub(crate) upstream: Duration,
@@ -71,30 +75,106 @@ pub(crate) struct Shared {
     pub(crate) at_risk: Money,
 }
 
-/// How many pictures to ask a deployment for, and the seed of the first.
+/// Which pictures of a job to ask a deployment for, and the seed of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part {
-    count: u32,
-    seed: Option<u64>,
+pub(crate) struct Part {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    pub(crate) seed: Option<u64>,
 }
 
+/// What became of a part: one result for each picture.
+type Parcel = (Part, Vec<Result<Piece, Failure>>);
+
 /// Splits a number of pictures into calls of at most `most`; each call has a seed of its own.
-fn split(part: Part, most: u32) -> Vec<Part> {
+pub(crate) fn split(part: Part, most: u32) -> Vec<Part> {
     let most = most.max(1);
     let calls = part.count.div_ceil(most);
     (0..calls)
         .map(|i| Part {
+            first: part.first + i * most,
             count: most.min(part.count - i * most),
             seed: part.seed.map(|s| s.wrapping_add(u64::from(i))),
         })
         .collect()
 }
 
+/// A submit of one part to one deployment, not yet written down anywhere.
+pub(crate) fn attempt_row(job: &str, candidate: &Candidate, part: Part, n: u32) -> AttemptRow {
+    AttemptRow {
+        job: job.to_owned(),
+        number: 0,
+        deployment: candidate.served.slug(),
+        provider: candidate.served.deployment.provider.clone(),
+        credential: "config".to_owned(),
+        first: part.first,
+        count: part.count,
+        seed: part.seed,
+        state: AttemptState::Intent,
+        outcome: None,
+        sent_at: super::millis::now(),
+        ms: None,
+        expected: expected(candidate, part.count, n).map(Money::nanos),
+        billed: None,
+        remote: None,
+        output: None,
+    }
+}
+
+/// The part's share of what all pictures cost at a deployment, rounded up.
+fn expected(candidate: &Candidate, count: u32, n: u32) -> Option<Money> {
+    let n = i128::from(n.max(1));
+    let share = i128::from(candidate.cost.as_ref()?.total().nanos()) * i128::from(count);
+    i64::try_from((share + n - 1).div_euclid(n)).ok().map(Money::from_nanos)
+}
+
 impl Delivery<'_> {
-    /// Delivers all pictures of the job: one result for each, in order.
+    /// Delivers all pictures of the job, one result for each, in order: goes on with the attempts
+    /// that are written down, and begins anew where all of them have ended.
     pub(crate) async fn run(&self, candidates: &[Arc<Candidate>]) -> Vec<Result<Piece, Failure>> {
-        let part = Part { count: self.request.n, seed: self.request.seed };
-        self.deliver(candidates.to_vec(), part, self.engine.settings.max_attempts).await
+        let attempts = self.job.attempts();
+        let tries = self.engine.settings.max_attempts;
+        let mut calls: Vec<BoxFuture<'_, Vec<Parcel>>> = Vec::new();
+        let mut covered = vec![false; self.request.n as usize];
+        for row in attempts.iter().filter(|row| row.state.is_live()) {
+            let part = Part { first: row.first, count: row.count, seed: row.seed };
+            for index in part.first..part.first + part.count {
+                if let Some(slot) = covered.get_mut(index as usize) {
+                    *slot = true;
+                }
+            }
+            let found = candidates.iter().position(|c| c.served.slug() == row.deployment);
+            let Some(at) = found else {
+                calls.push(self.unserved(row, part).boxed());
+                continue;
+            };
+            let rest = &candidates[at + 1..];
+            calls
+                .push(self.one_call(&candidates[at], rest, part, tries, Some(row.clone())).boxed());
+        }
+        // Every try of these has ended, and the process ended before the next one.
+        for index in (0..self.request.n).filter(|index| !covered[*index as usize]) {
+            let about = |row: &&AttemptRow| (row.first..row.first + row.count).contains(&index);
+            let tried: Vec<&AttemptRow> = attempts.iter().filter(about).collect();
+            let untried =
+                |c: &&Arc<Candidate>| !tried.iter().any(|row| row.deployment == c.served.slug());
+            let rest: Vec<Arc<Candidate>> = candidates.iter().filter(untried).cloned().collect();
+            let seed = self.request.seed.map(|seed| seed.wrapping_add(u64::from(index)));
+            let part = Part { first: index, count: 1, seed };
+            let left = tries.saturating_sub(tried.len() as u32).max(1);
+            calls.push(self.deliver(rest, part, left));
+        }
+        let mut parcels: Vec<Parcel> = join_all(calls).await.into_iter().flatten().collect();
+        parcels.sort_by_key(|(part, _)| part.first);
+        parcels.into_iter().flat_map(|(_, results)| results).collect()
+    }
+
+    /// An attempt of a deployment that is not served any more.
+    async fn unserved(&self, row: &AttemptRow, part: Part) -> Vec<Parcel> {
+        let message = "the deployment that took the job is not configured any more";
+        let failure = Failure::new(Class::ResultLost, "result_lost", message);
+        self.job.change_attempt(row.number, |row| row.state = AttemptState::Unknown);
+        vec![(part, (0..part.count).map(|_| Err(failure.clone())).collect())]
     }
 
     fn deliver(
@@ -102,49 +182,84 @@ impl Delivery<'_> {
         candidates: Vec<Arc<Candidate>>,
         part: Part,
         tries: u32,
-    ) -> BoxFuture<'_, Vec<Result<Piece, Failure>>> {
+    ) -> BoxFuture<'_, Vec<Parcel>> {
         async move {
-            let Some((first, rest)) = candidates.split_first() else { return Vec::new() };
+            let Some((first, rest)) = candidates.split_first() else {
+                let none = || {
+                    let message = "no other deployment can be tried";
+                    Err(Failure::new(Class::Unavailable, "none_left", message))
+                };
+                return vec![(part, (0..part.count).map(|_| none()).collect())];
+            };
             let calls = split(part, first.served.deployment.n);
-            let results = calls.into_iter().map(|call| self.one_call(first, rest, call, tries));
+            let results =
+                calls.into_iter().map(|call| self.one_call(first, rest, call, tries, None));
             join_all(results).await.into_iter().flatten().collect()
         }
         .boxed()
     }
 
-    /// One paid call, and whatever takes its place when it fails.
+    /// One paid call, and whatever takes its place when it fails. `written` is its submit, where
+    /// that is written down already.
     async fn one_call(
         &self,
         candidate: &Arc<Candidate>,
         rest: &[Arc<Candidate>],
         part: Part,
         tries: u32,
-    ) -> Vec<Result<Piece, Failure>> {
+        written: Option<AttemptRow>,
+    ) -> Vec<Parcel> {
+        let every = |failure: &Failure| {
+            vec![(part, (0..part.count).map(|_| Err(failure.clone())).collect())]
+        };
+        let mut row = match written {
+            Some(row) => row,
+            None => match self.intend(candidate, part).await {
+                Ok(row) => row,
+                Err(failure) => return every(&failure),
+            },
+        };
         let mut again = true;
         loop {
-            let failure = match self.attempt(candidate, part).await {
-                Ok(pieces) => return pieces,
+            let failure = match self.attempt(candidate, part, &row).await {
+                Ok(pieces) => return vec![(part, pieces)],
                 Err(failure) => failure,
             };
             if again {
                 again = false;
-                match (failure.class, failure.retry_after) {
-                    (Class::NotSent, _) => continue,
+                let wait = match (failure.class, failure.retry_after) {
+                    (Class::NotSent, _) => Some(Duration::ZERO),
                     (Class::RateLimited, Some(wait))
                         if wait <= SHORT_LIMIT && Instant::now() + wait < self.deadline =>
                     {
-                        tokio::time::sleep(wait).await;
-                        continue;
+                        Some(wait)
                     }
-                    _ => {}
+                    _ => None,
+                };
+                if let Some(wait) = wait {
+                    tokio::time::sleep(wait).await;
+                    row = match self.intend(candidate, part).await {
+                        Ok(row) => row,
+                        Err(failure) => return every(&failure),
+                    };
+                    continue;
                 }
             }
             let next = self.next_candidates(candidate, rest, &failure);
             if next.is_empty() || tries <= 1 || !self.may_go_on(candidate, part, &failure) {
-                return (0..part.count).map(|_| Err(failure.clone())).collect();
+                return every(&failure);
             }
             return self.deliver(next, part, tries - 1).await;
         }
+    }
+
+    /// Writes a submit down before it is sent.
+    async fn intend(&self, candidate: &Candidate, part: Part) -> Result<AttemptRow, Failure> {
+        if candidate.served.adapter.is_queue() {
+            self.job.raise_durability(Durability::Full);
+        }
+        let row = attempt_row(&self.job.id, candidate, part, self.request.n);
+        self.engine.intend(self.job, row).await.ok_or_else(Failure::unwritten)
     }
 
     fn next_candidates(
@@ -175,16 +290,10 @@ impl Delivery<'_> {
         if settings.ambiguous == AmbiguityPolicy::Strict {
             return false;
         }
-        // The part's share of the cost of all pictures, rounded up.
-        let lost = candidate.cost.as_ref().map_or(Money::MAX, |cost| {
-            let n = i128::from(self.request.n.max(1));
-            let share = i128::from(cost.total().nanos()) * i128::from(part.count);
-            let share = (share + n - 1).div_euclid(n);
-            i64::try_from(share).map_or(Money::MAX, Money::from_nanos)
-        });
+        let lost = expected(candidate, part.count, self.request.n).unwrap_or(Money::MAX);
         let mut shared = self.shared.lock();
         match shared.at_risk.checked_add(lost) {
-            Some(total) if total <= settings.ambiguous_job_cap => {
+            Some(total) if total <= settings.ambiguous_job_cap && self.engine.risk.take(lost) => {
                 shared.at_risk = total;
                 true
             }
@@ -197,23 +306,22 @@ impl Delivery<'_> {
         &self,
         candidate: &Arc<Candidate>,
         part: Part,
+        row: &AttemptRow,
     ) -> Result<Vec<Result<Piece, Failure>>, Failure> {
         let image = ImageCall { n: part.count, seed: part.seed, ..candidate.call.clone() };
         let begun = Instant::now();
         let engine = self.engine;
-        let mut drive = Drive::new(
-            &engine.transport,
-            &engine.fetcher,
-            &candidate.served,
-            &image,
-            self.deadline,
-            engine.settings.pictures,
-        );
-        let driven = drive.run().await;
+        let log = Log { engine, job: self.job, number: row.number };
+        let mut drive = Drive::new(engine, &log, &candidate.served, &image, self.deadline);
+        let driven = match self.start(row) {
+            // A process that does not know whether the job is still its own must not buy.
+            Start::Submit if !engine.lease.is_safe() => Err(Failure::unwritten()),
+            start => drive.run(start).await,
+        };
         let upstream = drive.upstream;
         let result = match driven {
             Ok(finished) => {
-                let accepted = self.accept(candidate, part, finished);
+                let accepted = self.accept(row, candidate, part, finished);
                 let in_time = timeout_at(self.deadline, accepted).await;
                 in_time.unwrap_or_else(|_| Err(Failure::deadline()))
             }
@@ -223,12 +331,25 @@ impl Delivery<'_> {
             Ok(_) => "ok",
             Err(failure) => failure.outcome,
         };
+        self.job.change_attempt(row.number, |row| {
+            row.state = match &result {
+                Ok(_) => AttemptState::Delivered,
+                Err(f) if f.class == Class::Ambiguous || f.owed => AttemptState::Unknown,
+                Err(_) => AttemptState::Failed,
+            };
+            if matches!(&result, Err(f) if f.class == Class::ResultLost) {
+                // Made, and not to be had: it is billed all the same.
+                row.billed = row.billed.or(row.expected);
+            }
+            row.outcome = Some(outcome.to_owned());
+            row.ms = Some(i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX));
+        });
         let slug = candidate.served.slug();
         engine.metrics.attempt(&slug, outcome, begun.elapsed());
         engine.metrics.polled(&candidate.served.deployment.provider, drive.polls);
         let record = AttemptRecord {
             deployment: slug,
-            outcome,
+            outcome: outcome.into(),
             ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         if let Err(failure) = &result {
@@ -251,9 +372,27 @@ impl Delivery<'_> {
         result
     }
 
+    /// How an attempt begins that is written down like this.
+    fn start(&self, row: &AttemptRow) -> Start {
+        let (engine, job) = (self.engine, self.job);
+        match row.state {
+            AttemptState::Produced => {
+                let output = engine.unseal("attempt.output", &job.id, row.output.as_deref());
+                output.map_or(Start::Lost, Start::Produced)
+            }
+            AttemptState::Accepted => {
+                let remote = engine.unseal("attempt.remote", &job.id, row.remote.as_deref());
+                remote.map_or(Start::Lost, Start::Accepted)
+            }
+            _ if row.number < self.restored as i64 => Start::Lost,
+            _ => Start::Submit,
+        }
+    }
+
     /// Makes what was asked of what came, and counts what it costs.
     async fn accept(
         &self,
+        row: &AttemptRow,
         candidate: &Arc<Candidate>,
         part: Part,
         finished: Finished,
@@ -291,8 +430,11 @@ impl Delivery<'_> {
             let message = "the provider delivered fewer pictures than were asked for";
             pieces.push(Err(Failure::new(Class::Failed, "missing_picture", message)));
         }
+        if let Some(billed) = output.usage.billed {
+            self.job.change_attempt(row.number, |row| row.billed = Some(billed.nanos()));
+        }
         let usage = share(&output.usage, &pieces, output.pictures.len());
-        self.charge(candidate, &pieces, &usage, quality.as_deref());
+        self.charge(candidate, &pieces, &usage, quality.as_deref())?;
         Ok(pieces)
     }
 
@@ -302,20 +444,31 @@ impl Delivery<'_> {
         pieces: &[Result<Piece, Failure>],
         usage: &Usage,
         quality: Option<&str>,
-    ) {
+    ) -> Result<(), Failure> {
         let quality = quality.filter(|q| *q != "auto");
         let drawn: Vec<Drawn<'_>> = pieces
             .iter()
             .flatten()
             .map(|p| Drawn { size: p.ready.drawn, quality, tier: candidate.tier() })
             .collect();
-        let mut shared = self.shared.lock();
         let cost = candidate.served.deployment.cost(&drawn, usage);
+        let markup = self.engine.settings.markup_bp;
+        let cost =
+            cost.map(|cost| cost.with_markup(markup).ok_or_else(beyond_count)).transpose()?;
         let provider = &candidate.served.deployment.provider;
         let nanos = cost.as_ref().map_or(0, |c| c.total().nanos());
         self.engine.metrics.delivered(provider, drawn.len() as u64, nanos);
-        if let Some(cost) = cost {
-            shared.cost.merge(cost);
+        let mut shared = self.shared.lock();
+        let pictures = drawn.len() as u32;
+        match shared.shares.iter_mut().find(|share| share.provider == *provider) {
+            Some(share) => {
+                share.pictures += pictures;
+                match (&mut share.cost, cost) {
+                    (Some(known), Some(cost)) => known.merge(cost).ok_or_else(beyond_count)?,
+                    (known, cost) => *known = known.take().or(cost),
+                }
+            }
+            None => shared.shares.push(Share { provider: provider.clone(), pictures, cost }),
         }
         let add = |sum: &mut Option<u64>, more: Option<u64>| {
             if let Some(more) = more {
@@ -341,7 +494,12 @@ impl Delivery<'_> {
             }
         }
         shared.adjustments.extend(new);
+        Ok(())
     }
+}
+
+fn beyond_count() -> Failure {
+    Failure::new(Class::Gateway, "beyond_count", "the cost is more than can be counted")
 }
 
 /// What is charged of the tokens a provider counted: of those it drew with, the share of the
@@ -364,10 +522,11 @@ mod tests {
     #[test]
     fn pictures_are_split_over_calls_with_seeds_in_a_row() {
         let parts = |count, seed, most| {
-            split(Part { count, seed }, most)
-                .into_iter()
-                .map(|p| (p.count, p.seed))
-                .collect::<Vec<_>>()
+            let parts = split(Part { first: 5, count, seed }, most);
+            let ends = parts.iter().map(|p| p.first + p.count);
+            let begins = parts.iter().map(|p| p.first);
+            assert!(begins.skip(1).eq(ends.take(parts.len() - 1)), "a gap between {parts:?}");
+            parts.into_iter().map(|p| (p.count, p.seed)).collect::<Vec<_>>()
         };
         assert_eq!(parts(1, Some(7), 1), [(1, Some(7))]);
         assert_eq!(parts(3, Some(7), 1), [(1, Some(7)), (1, Some(8)), (1, Some(9))]);

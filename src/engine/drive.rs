@@ -3,14 +3,19 @@
 use std::time::Duration;
 
 use providers::{
-    Call, Fault, ImageCall, Output, RemoteJob, RemoteState, Reply, ReplyBody, SendKind, Source,
-    Step, UpstreamError, WireRequest,
+    Call, Fault, ImageCall, Output, Recovery, RemoteJob, RemoteState, Reply, ReplyBody, SendKind,
+    Settled, Source, Step, UpstreamError, WireRequest,
 };
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout_at},
+};
 
 use super::{
+    Engine,
     failure::{Class, Failure},
     listen::Listener,
+    log::Log,
     picture::{self, PictureLimits},
     poll::Prior,
     registry::Served,
@@ -31,6 +36,8 @@ const BACKSTOP: u32 = 4;
 /// An accepted job is given up when our key is refused, or the job is not known, more often than
 /// this in a row: a provider may need a moment to know a job it has just taken.
 const REFUSED_POLLS: u32 = 3;
+/// How long a job whose submit was lost may take to call back.
+const CALLBACK_PATIENCE: Duration = Duration::from_secs(60);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What an attempt came to.
@@ -42,8 +49,23 @@ pub(crate) struct Finished {
     pub(crate) output: Output,
 }
 
+/// Where an attempt begins.
+#[derive(Clone, Debug)]
+pub(crate) enum Start {
+    /// With its submit.
+    Submit,
+    /// With a job that the provider accepted from a process that is gone.
+    Accepted(RemoteJob),
+    /// With outputs that are ready to be fetched.
+    Produced(Output),
+    /// With a submit that may have been sent by a process that is gone.
+    Lost,
+}
+
 /// Drives one attempt of one deployment.
 pub(crate) struct Drive<'a> {
+    /// Writes down how far it is.
+    pub(crate) log: &'a Log<'a>,
     pub(crate) transport: &'a Transport,
     pub(crate) fetcher: &'a Fetcher,
     pub(crate) served: &'a Served,
@@ -57,6 +79,9 @@ pub(crate) struct Drive<'a> {
     /// How often a result was asked for before there was one.
     early: u32,
     job: Option<RemoteJob>,
+    reference: String,
+    callback: Option<(String, String)>,
+    pushes: Option<mpsc::Receiver<Reply>>,
     /// The request whose reply held the output, to ask again for a link that has expired.
     again: Option<(SendKind, WireRequest)>,
     blobs: Vec<Blob>,
@@ -64,64 +89,144 @@ pub(crate) struct Drive<'a> {
 
 impl<'a> Drive<'a> {
     pub(crate) fn new(
-        transport: &'a Transport,
-        fetcher: &'a Fetcher,
+        engine: &'a Engine,
+        log: &'a Log<'a>,
         served: &'a Served,
         image: &'a ImageCall,
         deadline: Instant,
-        limits: PictureLimits,
     ) -> Self {
         Self {
-            transport,
-            fetcher,
+            log,
+            transport: &engine.transport,
+            fetcher: &engine.fetcher,
             served,
             image,
             deadline,
-            limits,
+            limits: engine.settings.pictures,
             upstream: Duration::ZERO,
             polls: 0,
             early: 0,
             job: None,
+            reference: log.reference(),
+            callback: log.callback(&served.deployment.provider),
+            pushes: log.pushes(),
             again: None,
             blobs: Vec::new(),
         }
     }
 
-    fn call(&self) -> Call<'a> {
+    fn call(&self) -> Call<'_> {
         Call {
             deployment: &self.served.deployment,
             base_url: &self.served.base_url,
             hosts: &self.served.hosts,
             upstream: &self.served.upstream,
             image: self.image,
-            client_ref: None,
-            callback_url: None,
-            callback_secret: None,
+            client_ref: Some(&self.reference),
+            callback_url: self.callback.as_ref().map(|(url, _)| url.as_str()),
+            callback_secret: self.callback.as_ref().map(|(_, secret)| secret.as_str()),
         }
     }
 
     /// Runs the attempt to its end.
-    pub(crate) async fn run(&mut self) -> Result<Finished, Failure> {
+    pub(crate) async fn run(&mut self, start: Start) -> Result<Finished, Failure> {
         let begun = Instant::now();
-        let result = self.steps().await;
+        let result = self.steps(start).await;
         self.upstream = begun.elapsed();
-        if matches!(&result, Err(f) if f.class == Class::Deadline) {
-            self.cancel().await;
+        match result {
+            // Nobody waits any more. What cannot be ended may still be billed.
+            Err(failure) if failure.class == Class::Deadline => {
+                let owed = self.job.is_some() && !self.cancel().await;
+                Err(Failure { owed: owed || failure.owed, ..failure })
+            }
+            other => other,
         }
-        result
     }
 
-    async fn steps(&mut self) -> Result<Finished, Failure> {
-        let begin = self.served.adapter.begin(&self.call());
-        let mut step = begin.map_err(|e| Failure::upstream(e, SendKind::Submit))?;
+    async fn steps(&mut self, start: Start) -> Result<Finished, Failure> {
+        let adapter = self.served.adapter;
+        let step = match start {
+            Start::Submit => adapter.begin(&self.call()),
+            Start::Accepted(job) => adapter.resume(&self.call(), &job),
+            Start::Produced(output) => return self.collect(output).await,
+            Start::Lost => self.recover().await,
+        };
+        let mut step = step.map_err(|e| Failure::upstream(e, SendKind::Submit))?;
         loop {
             step = match step {
-                Step::Send { kind: SendKind::Submit, request } => self.submit(&request).await?,
+                Step::Send { kind: SendKind::Submit, request } => {
+                    let next = self.submit(&request).await?;
+                    if let Step::Wait { job, .. } = &next {
+                        self.log.accepted(job).await;
+                    }
+                    next
+                }
                 Step::Send { kind, request } => self.free(kind, request).await?,
                 Step::Wait { job, poll, listen } => self.wait(job, poll, listen).await?,
-                Step::Done(output) => return self.collect(output).await,
+                Step::Done(output) => {
+                    // The download begins at once: the provider's links expire.
+                    let log = self.log;
+                    let noted = output.clone();
+                    let (_, finished) = tokio::join!(log.produced(&noted), self.collect(output));
+                    return finished;
+                }
             };
         }
+    }
+
+    /// The job of a submit in the provider's list of late jobs. Asked until the list shows all
+    /// that it could be among.
+    async fn search(&mut self, sent_at: u64) -> Result<Option<RemoteJob>, UpstreamError> {
+        let adapter = self.served.adapter;
+        let Some(request) = adapter.search(&self.call(), sent_at) else { return Ok(None) };
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..FREE_TRIES {
+            if let Ok(reply) = self.exchange(&request).await {
+                let found = adapter.found(&self.call(), sent_at, &reply)?;
+                match found.settle(|id| self.log.is_taken(id)) {
+                    Settled::One(job) => return Ok(Some(*job)),
+                    Settled::Unclear => return Ok(None),
+                    // A list may lag behind what was just taken.
+                    Settled::Absent => {}
+                }
+            }
+            if self.pause(pause).await.is_err() {
+                break;
+            }
+            pause *= 2;
+        }
+        Ok(None)
+    }
+
+    /// Looks for a job whose submit may have been sent by a process that is gone.
+    async fn recover(&mut self) -> Result<Step, UpstreamError> {
+        let sent_at = self.log.sent_at_s();
+        let adapter = self.served.adapter;
+        for step in adapter.recovery() {
+            match step {
+                // Sent again under the same reference, it makes no second job.
+                Recovery::ClientId => return adapter.begin(&self.call()),
+                Recovery::Search => {
+                    if let Some(job) = self.search(sent_at).await? {
+                        self.log.accepted(&job).await;
+                        return adapter.resume(&self.call(), &job);
+                    }
+                }
+                Recovery::Callback => {
+                    let until = self.deadline.min(Instant::now() + CALLBACK_PATIENCE);
+                    let mut pushes = self.pushes.take();
+                    while let Ok(push) = timeout_at(until, next_push(&mut pushes)).await {
+                        if let Some(pushed) = adapter.callback(&self.call(), None, &push) {
+                            self.log.accepted(&pushed.job).await;
+                            self.job = Some(pushed.job);
+                            self.pushes = pushes;
+                            return pushed.step;
+                        }
+                    }
+                }
+            }
+        }
+        Err(UpstreamError::new(Fault::Server, "nobody knows whether the provider took the job"))
     }
 
     /// Sends the one request that costs money. Never repeated here.
@@ -186,18 +291,37 @@ impl<'a> Drive<'a> {
         let mut refused = 0;
         let mut not_before = None;
         let mut ask_now = false;
+        let mut cancel_tried = false;
+        let mut pushes = self.pushes.take();
         loop {
             let now = Instant::now();
             let mut wait = Prior::default().wait(now - anchor);
             if std::mem::take(&mut ask_now) {
                 wait = Duration::ZERO;
             }
-            if listener.is_alive() {
+            if listener.is_alive() || pushes.is_some() {
                 wait *= BACKSTOP;
             }
             let slot = self.served.spread.slot(now, wait);
             let slot = slot.max(not_before.unwrap_or(slot)).min(self.deadline);
             let answer = tokio::select! {
+                push = next_push(&mut pushes) => {
+                    let job = self.job.as_ref();
+                    match self.served.adapter.callback(&self.call(), job, &push) {
+                        Some(pushed) => {
+                            self.job = Some(pushed.job);
+                            pushed.step
+                        }
+                        None => continue,
+                    }
+                }
+                () = self.log.cancelled(), if !cancel_tried => {
+                    cancel_tried = true;
+                    if self.cancel().await {
+                        return Err(Failure::cancelled());
+                    }
+                    continue;
+                }
                 event = listener.next(), if listener.is_alive() => {
                     let Some(data) = event else {
                         // The stream ended, perhaps because the job did: ask at once.
@@ -230,6 +354,7 @@ impl<'a> Drive<'a> {
                         anchor = Instant::now();
                     }
                     state = job.state;
+                    self.log.queued(job.queue_position);
                     self.job = Some(job);
                     poll = next;
                     refused = 0;
@@ -290,12 +415,13 @@ impl<'a> Drive<'a> {
         Ok(())
     }
 
-    /// Tells the provider that nobody waits any more. Best effort.
-    async fn cancel(&self) {
-        let Some(job) = &self.job else { return };
-        let Some(request) = self.served.adapter.cancel(&self.call(), job) else { return };
+    /// Tells the provider that nobody waits any more. Gives whether it ended the job.
+    async fn cancel(&self) -> bool {
+        let Some(job) = &self.job else { return false };
+        let Some(request) = self.served.adapter.cancel(&self.call(), job) else { return false };
         let sending = self.transport.send(&self.served.access, &request);
-        let _ = tokio::time::timeout(CANCEL_TIMEOUT, sending).await;
+        let answer = tokio::time::timeout(CANCEL_TIMEOUT, sending).await;
+        matches!(answer, Ok(Ok((reply, _))) if reply.is_success())
     }
 
     /// Brings every picture's bytes here.
@@ -390,4 +516,14 @@ impl<'a> Drive<'a> {
         }
         Ok(writer.finish())
     }
+}
+
+/// What is pushed next; never, where nothing is.
+async fn next_push(pushes: &mut Option<mpsc::Receiver<Reply>>) -> Reply {
+    if let Some(receiver) = pushes
+        && let Some(push) = receiver.recv().await
+    {
+        return push;
+    }
+    std::future::pending().await
 }

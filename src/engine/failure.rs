@@ -31,6 +31,10 @@ pub(crate) enum Class {
     ResultLost,
     /// The deadline passed: stop.
     Deadline,
+    /// Its owner ended it, and the provider agreed: stop.
+    Cancelled,
+    /// It could not be written down, so it was not sent: stop.
+    Unwritten,
     /// A fault of the gateway itself: stop.
     Gateway,
 }
@@ -48,12 +52,21 @@ pub(crate) struct Failure {
     pub(crate) param: Option<String>,
     /// When the provider wants to be asked again.
     pub(crate) retry_after: Option<Duration>,
+    /// Whether the provider may bill it though nothing came of it.
+    pub(crate) owed: bool,
 }
 
 impl Failure {
     /// A failure with a text for the caller.
     pub(crate) fn new(class: Class, outcome: &'static str, message: impl Into<String>) -> Self {
-        Self { class, outcome, message: message.into(), param: None, retry_after: None }
+        Self {
+            class,
+            outcome,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            owed: false,
+        }
     }
 
     /// What a refusal means after a request of this kind. Once a job is accepted, a broken
@@ -77,6 +90,7 @@ impl Failure {
             message: error.message,
             param: error.param,
             retry_after: error.retry_after,
+            owed: false,
         }
     }
 
@@ -97,6 +111,17 @@ impl Failure {
     /// The deadline passed.
     pub(crate) fn deadline() -> Self {
         Self::new(Class::Deadline, "deadline_exceeded", "the job did not finish in time")
+    }
+
+    /// Its owner ended it.
+    pub(crate) fn cancelled() -> Self {
+        Self::new(Class::Cancelled, "cancelled", "the job was cancelled")
+    }
+
+    /// It could not be written down.
+    pub(crate) fn unwritten() -> Self {
+        let message = "the database does not answer, so nothing was sent; try again in a moment";
+        Self::new(Class::Unwritten, "unwritten", message)
     }
 
     /// Whether another deployment may be tried.

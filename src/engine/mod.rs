@@ -1,59 +1,64 @@
 //! The engine: the only part that sends, waits, retries and fails over.
 //!
-//! A request becomes [`candidate`]s on paper, a [`job`] runs them through [`deliver`], and each
-//! attempt is one [`drive`] of an adapter over the [`transport`].
+//! A request becomes [`candidate`]s on paper. [`run`] opens a [`job`] with what it may come to on
+//! [`hold`], [`deliver`] runs its attempts, and each attempt is one [`drive`] of an adapter over the
+//! [`transport`], which a [`log`] writes down. [`keep`] puts the pictures away and books the job;
+//! [`recover`] takes up what another process began.
 
+pub mod callback;
 pub mod callback_auth;
 pub mod candidate;
 pub mod deliver;
 mod drive;
 mod failure;
+pub mod hold;
 pub mod job;
+mod keep;
+pub mod lease;
 mod lift;
 mod listen;
+mod log;
+pub mod millis;
 mod picture;
 pub mod poll;
+mod recover;
 pub mod registry;
 pub mod request;
+pub mod risk;
+mod run;
 pub mod transport;
 mod verdict;
 
 use std::{
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use futures_util::{FutureExt as _, future::join_all};
-
-use parking_lot::Mutex;
 use providers::money::Money;
-use serde_json::json;
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use self::{
+    callback::Callbacks,
     candidate::{Candidate, Excluded, PlanLimits},
-    deliver::{AmbiguityPolicy, Delivery, Piece},
-    failure::Failure,
-    job::{Delivered, Job, Jobs, Success},
+    deliver::AmbiguityPolicy,
+    job::Jobs,
+    lease::Lease,
     picture::PictureLimits,
     registry::{Registry, Resolved, Unresolved},
     request::{Adjustment, AdjustmentKind, ImageRequest},
+    risk::DayRisk,
     transport::Transport,
-    verdict::Risk,
 };
 use crate::{
     error::{Code, Error},
+    jobs::Desk,
     media::{fetch::Fetcher, pool::Pool},
     metrics::Metrics,
-    store::{KeyParts, ObjectMeta, Store},
+    seal::Sealer,
+    store::Store,
 };
 
-/// How long the store may take for one picture.
-const STORE_PATIENCE: Duration = Duration::from_secs(90);
-/// When a caller whose pictures the store did not take is to come back.
-const STORE_PAUSE: Duration = Duration::from_secs(2);
+pub use run::{Asked, Opened};
 
 /// What an operator can set.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +77,14 @@ pub struct EngineSettings {
     pub max_upscale: f64,
     /// Most pixels of a picture that is decoded.
     pub max_pixels: u64,
+    /// What clients pay on top of providers' prices, in hundredths of a percent.
+    pub markup_bp: u32,
+    /// How durable the records of jobs are.
+    pub durability: JobDurability,
+    /// How long a finished job and its outputs are kept.
+    pub retention: Duration,
+    /// Whether nothing of a request and its result is kept beyond the answer.
+    pub zero_retention: bool,
     pub(crate) pictures: PictureLimits,
 }
 
@@ -86,9 +99,25 @@ impl EngineSettings {
             allow_unpriced: false,
             max_upscale,
             max_pixels,
+            markup_bp: 0,
+            durability: JobDurability::default(),
+            retention: Duration::from_hours(72),
+            zero_retention: false,
             pictures: PictureLimits { max_upscale, max_pixels },
         }
     }
+}
+
+/// How durable the records of jobs are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JobDurability {
+    /// `Full` for queued jobs and for what is dear, else `Process`.
+    #[default]
+    Auto,
+    /// They outlive the machine's power.
+    Full,
+    /// They outlive the process.
+    Process,
 }
 
 /// The engine and everything it acts through. One per process.
@@ -110,6 +139,16 @@ pub struct Engine {
     pub jobs: Jobs,
     /// What the operator set.
     pub settings: EngineSettings,
+    /// The way to the database.
+    pub desk: Desk,
+    /// Seals what of a request and its result stands in the database.
+    pub sealer: Arc<Sealer>,
+    /// Where providers may push to; none where they cannot reach this gateway.
+    pub callbacks: Option<Callbacks>,
+    /// Whether this process may act on its jobs.
+    pub lease: Lease,
+    /// What may still be put at risk today.
+    pub risk: DayRisk,
     /// Work that goes on without its caller; waited for at shutdown.
     pub tasks: TaskTracker,
 }
@@ -161,189 +200,6 @@ impl Engine {
         order_by_choice(&mut plan.candidates, request);
         Ok(plan)
     }
-
-    /// Starts a planned job. It goes on when the caller hangs up.
-    pub fn start(self: &Arc<Self>, plan: Plan, request: ImageRequest, job: Arc<Job>) {
-        self.jobs.add(&job);
-        let engine = Arc::clone(self);
-        self.tasks.spawn(async move {
-            engine.metrics.running.inc();
-            let running = AssertUnwindSafe(engine.run(&plan, &request, &job)).catch_unwind();
-            let mut outcome =
-                running.await.unwrap_or_else(|_| Err(Error::internal("a job panicked")));
-            engine.metrics.running.dec();
-            if !job.is_watched() {
-                // The caller is gone: what is paid is kept.
-                job.abandon();
-                if let Ok(success) = &mut outcome {
-                    engine.try_to_keep(&job, success).await;
-                }
-            }
-            job.finish(outcome.map(Arc::new).map_err(Arc::new));
-        });
-    }
-
-    async fn run(&self, plan: &Plan, request: &ImageRequest, job: &Job) -> Result<Success, Error> {
-        let delivery = Delivery {
-            engine: self,
-            request,
-            deadline: Instant::now() + self.settings.deadline,
-            shared: Mutex::default(),
-        };
-        let results = delivery.run(&plan.candidates).await;
-        let shared = delivery.shared.into_inner();
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut failures: Vec<(usize, Failure)> = Vec::new();
-        for (index, result) in results.into_iter().enumerate() {
-            match result {
-                Ok(piece) => pieces.push(piece),
-                Err(failure) => failures.push((index, failure)),
-            }
-        }
-        let attempts = shared.attempts;
-        if pieces.is_empty() || (request.require_all && !failures.is_empty()) {
-            let failures: Vec<Failure> = failures.into_iter().map(|(_, f)| f).collect();
-            let risk = Risk { paid: !pieces.is_empty(), unknown: shared.at_risk > Money::ZERO };
-            return Err(verdict::error(&failures, &attempts, shared.retry_after, risk, &job.id));
-        }
-        let first = &pieces[0].candidate.served;
-        let priced = pieces.iter().any(|p| p.candidate.cost.is_some());
-        let mut success = Success {
-            model: first.deployment.model.clone(),
-            provider: first.deployment.provider.clone(),
-            deployment: first.slug(),
-            failures: failures.iter().map(|(i, f)| verdict::missing(*i, f)).collect(),
-            attempts,
-            adjustments: shared.adjustments,
-            cost: priced.then_some(shared.cost),
-            quality: pieces[0].quality.clone(),
-            background: request.background.clone(),
-            wants_url: request.wants_url,
-            simulated: first.simulated,
-            usage: shared.usage,
-            upstream: shared.upstream,
-            pictures: pieces.into_iter().map(delivered).collect(),
-        };
-        if request.wants_url {
-            self.try_to_keep(job, &mut success).await;
-        }
-        Ok(success)
-    }
-
-    /// Keeps pictures; what the store does not take stays in memory, for it is paid.
-    async fn try_to_keep(&self, job: &Job, success: &mut Success) {
-        if let Err(error) = self.keep(job, success).await {
-            let cause = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
-            tracing::error!(job = job.id, %error, cause, "a result could not be kept yet");
-        }
-    }
-
-    /// A result whose links are wanted, once everything of it is kept. Where the store still
-    /// does not take it, the caller's repeat joins the job and tries again: the paid pictures
-    /// wait for it.
-    pub async fn kept(&self, job: &Job, success: Arc<Success>) -> Result<Arc<Success>, Error> {
-        if success.pictures.iter().all(|p| p.kept.is_some() || p.blob.is_none()) {
-            return Ok(success);
-        }
-        let mut success = Success::clone(&success);
-        // Before the attempt: a caller that hangs up meanwhile ends it.
-        job.abandon();
-        let kept = self.keep(job, &mut success).await;
-        let success = Arc::new(success);
-        job.replace(Ok(Arc::clone(&success)));
-        kept.map_err(|mut error| {
-            error.mediagate = Some(Box::new(json!({ "job_id": job.id })));
-            error.retry_after(Some(STORE_PAUSE))
-        })?;
-        *job.abandoned.lock() = false;
-        Ok(success)
-    }
-
-    /// After an answer: lets go of pictures that were sent, and keeps those of an answer that
-    /// was cut off.
-    pub fn settle(self: &Arc<Self>, job: &Arc<Job>, sent: bool) {
-        let Some(Ok(success)) = job.outcome() else { return };
-        if success.pictures.iter().all(|p| p.blob.is_none()) {
-            // Without its bytes there is nothing to join.
-            if !sent && success.pictures.iter().all(|p| p.kept.is_some()) {
-                job.abandon();
-            }
-            return;
-        }
-        let mut success = Success::clone(&success);
-        if sent {
-            for picture in &mut success.pictures {
-                picture.blob = None;
-            }
-            job.replace(Ok(Arc::new(success)));
-            return;
-        }
-        job.abandon();
-        let (engine, job) = (Arc::clone(self), Arc::clone(job));
-        self.tasks.spawn(async move {
-            match engine.keep(&job, &mut success).await {
-                Ok(()) => job.replace(Ok(Arc::new(success))),
-                Err(error) => tracing::error!(job = job.id, %error, "a cut-off result was lost"),
-            }
-        });
-    }
-
-    /// Puts the pictures of a job into the store, side by side, and lets go of their bytes.
-    pub async fn keep(&self, job: &Job, success: &mut Success) -> Result<(), Error> {
-        let origin = Origin {
-            model: success.model.clone(),
-            provider: success.provider.clone(),
-            deployment: success.deployment.clone(),
-        };
-        let puts = success.pictures.iter_mut().enumerate();
-        let kept = puts.map(|(index, picture)| self.keep_one(job, &origin, index, picture));
-        join_all(kept).await.into_iter().collect()
-    }
-
-    async fn keep_one(
-        &self,
-        job: &Job,
-        origin: &Origin,
-        index: usize,
-        picture: &mut Delivered,
-    ) -> Result<(), Error> {
-        let Some(blob) = picture.blob.clone().filter(|_| picture.kept.is_none()) else {
-            return Ok(());
-        };
-        let meta = ObjectMeta {
-            format: picture.format,
-            model: origin.model.clone(),
-            provider: origin.provider.clone(),
-            deployment: origin.deployment.clone(),
-            job: job.id.clone(),
-            seed: picture.seed,
-            prompt_sha256: Some(job.prompt_sha256.clone()),
-            sha256: picture.sha256.clone(),
-            created: unix(job.created_at),
-        };
-        let key = self.store.key(&KeyParts {
-            project: &job.tenant,
-            date: &date(job.created_at),
-            job: &job.id,
-            index,
-            ext: picture.format.extension(),
-        });
-        let refused = || Error::new(Code::StoreUnavailable, "the picture could not be kept");
-        let put = tokio::time::timeout(STORE_PATIENCE, self.store.put(&key, &meta, &blob));
-        let kept = put.await.map_err(|e| refused().because(e))?;
-        let kept = kept.map_err(|e| refused().because(e))?;
-        picture.sha256 = Some(kept.sha256.clone());
-        picture.kept = Some(kept);
-        picture.blob = None;
-        Ok(())
-    }
-}
-
-/// Where a job's pictures come from, as kept beside them.
-struct Origin {
-    model: String,
-    provider: String,
-    deployment: String,
 }
 
 /// Adds a model's deployments to a plan: as candidates, or as excluded with the reason.
@@ -385,30 +241,9 @@ fn add_candidates(
     }
 }
 
-fn delivered(piece: Piece) -> Delivered {
-    let ready = piece.ready;
-    Delivered {
-        bytes: ready.blob.media_len(),
-        blob: Some(ready.blob),
-        kept: None,
-        format: ready.format,
-        size: ready.size,
-        sha256: ready.sha256,
-        seed: piece.seed,
-        revised_prompt: piece.revised_prompt,
-        c2pa: ready.c2pa,
-    }
-}
-
 /// Seconds since 1970.
 pub fn unix(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-/// The day, as `2026-11-21`, in UTC.
-fn date(at: SystemTime) -> String {
-    let text = humantime::format_rfc3339_seconds(at).to_string();
-    text.split('T').next().unwrap_or_default().to_owned()
 }
 
 /// What a caller is told of a model name that leads nowhere.

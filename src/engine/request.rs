@@ -3,14 +3,14 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use providers::media::Format;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::media::plan::SizeAsk;
 
 /// What a caller asked for. Values are checked for form; whether a deployment can honour them
 /// is decided per deployment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageRequest {
     /// The model, and those to try after it.
     pub models: Vec<String>,
@@ -40,6 +40,8 @@ pub struct ImageRequest {
     pub style: Option<String>,
     /// The caller's end user.
     pub user: Option<String>,
+    /// Names and values that usage is counted by.
+    pub labels: BTreeMap<String, String>,
     /// The seed.
     pub seed: Option<u64>,
     /// What must not be in the picture.
@@ -59,7 +61,7 @@ pub struct ImageRequest {
 }
 
 /// The `provider` object of a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderChoice {
     /// These first, in this order.
     pub order: Vec<String>,
@@ -72,7 +74,7 @@ pub struct ProviderChoice {
 }
 
 /// Something that was not done just as it was asked, told to the caller.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Adjustment {
     /// The request field.
     pub param: Cow<'static, str>,
@@ -89,7 +91,7 @@ pub struct Adjustment {
 }
 
 /// What happened to a request detail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdjustmentKind {
     /// Called otherwise at the provider; told only when `verbose`.

@@ -65,6 +65,8 @@ fn code(class: Class) -> Code {
         Class::Ambiguous => Code::SubmitOutcomeUnknown,
         Class::ResultLost => Code::ResultLost,
         Class::Deadline => Code::DeadlineExceeded,
+        Class::Cancelled => Code::JobCancelled,
+        Class::Unwritten => Code::StoreUnavailable,
         Class::Gateway => Code::InternalError,
         Class::NotSent | Class::Operator | Class::Unavailable | Class::Failed => {
             Code::ProvidersExhausted
@@ -74,7 +76,11 @@ fn code(class: Class) -> Code {
 
 /// One missing picture of a job that delivered others.
 pub(crate) fn missing(index: usize, failure: &Failure) -> MissingPicture {
-    MissingPicture { index, code: code(failure.class).name(), message: failure.message.clone() }
+    MissingPicture {
+        index,
+        code: code(failure.class).name().into(),
+        message: failure.message.clone(),
+    }
 }
 
 /// What a repeat of a failed job could cost.
@@ -95,7 +101,8 @@ pub(crate) fn rank(failure: &Failure) -> u8 {
         Class::Ambiguous => 2,
         Class::ResultLost => 3,
         Class::Deadline => 4,
-        Class::Gateway => 5,
+        Class::Cancelled => 0,
+        Class::Unwritten | Class::Gateway => 5,
         Class::NotSent | Class::Operator | Class::Unavailable | Class::Failed => 6,
         Class::RateLimited => 7,
     }

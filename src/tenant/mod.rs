@@ -49,6 +49,35 @@ pub struct Grant {
     pub heartbeat: bool,
 }
 
+impl Grant {
+    /// Whoever asks where no key is needed.
+    pub fn open() -> Self {
+        Self::without_limits("open", "open", DEFAULT, DEFAULT)
+    }
+
+    /// Who asked for a stored job: enough to go on with it, for what it may do was decided.
+    pub fn of_job(job: &crate::jobs::JobRow) -> Self {
+        Self::without_limits(&job.api_key, &job.api_key, &job.org, &job.project)
+    }
+
+    fn without_limits(key_id: &str, key_name: &str, org: &str, project: &str) -> Self {
+        Self {
+            key_id: key_id.to_owned(),
+            key_name: key_name.to_owned(),
+            org: org.to_owned(),
+            project: project.to_owned(),
+            models: vec!["*".to_owned()],
+            endpoints: vec!["*".to_owned()],
+            expires_at: None,
+            limits: RateLimits::default(),
+            budgets: Vec::new(),
+            prepaid: false,
+            join_retries: true,
+            heartbeat: false,
+        }
+    }
+}
+
 /// How fast a key may ask; none is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimits {

@@ -196,14 +196,19 @@ async fn an_answer_that_was_cut_off_is_kept_and_joined() {
 }
 
 #[tokio::test]
-async fn what_was_delivered_and_not_kept_is_gone() {
+async fn what_was_delivered_can_be_had_again_unless_nothing_is_to_be_kept() {
     let upstream = slow(0).await;
-    let gateway = Gateway::with(&upstream, &["gemini"], "").await;
-    let answer = gateway.draw(body()).await;
+    let forgetful = Gateway::with(&upstream, &["gemini"], "log.zero_retention = true").await;
+    let answer = forgetful.draw(body()).await;
     assert_eq!(answer.picture(), picture());
     let job = answer.header("x-mediagate-job-id").unwrap().to_owned();
-    let result = gateway.get(&format!("/v1/jobs/{job}/result")).await;
+    let result = forgetful.get(&format!("/v1/jobs/{job}/result")).await;
     result.error(410, "result_expired", None);
+    let gateway = Gateway::with(&upstream, &["gemini"], "").await;
+    let answer = gateway.draw(body()).await;
+    let job = answer.header("x-mediagate-job-id").unwrap().to_owned();
+    let again = gateway.get(&format!("/v1/jobs/{job}/result")).await;
+    assert_eq!(again.picture(), picture());
     // As links it is kept.
     let mut body = body();
     body["response_format"] = "url".into();

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use providers::media::{Aspect, Size};
+use serde::{Deserialize, Serialize};
 
 /// Longest side that may be asked for.
 pub const MAX_SIDE: u32 = 16_384;
@@ -19,7 +20,7 @@ const SAME_RATIO: f64 = 0.02;
 const SAME_AREA: f64 = 0.05;
 
 /// The size a caller wants and what may be done to a picture that has another one.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SizeAsk {
     /// The size.
     pub want: Want,
@@ -30,7 +31,7 @@ pub struct SizeAsk {
 }
 
 /// How the size was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Want {
     /// Whatever the model draws unasked.
     Auto,
@@ -58,7 +59,7 @@ impl std::fmt::Display for Want {
 }
 
 /// A resolution class: a picture of T² pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Tier {
     /// 512.
     Half,
@@ -121,7 +122,7 @@ impl FromStr for Tier {
 }
 
 /// What may happen between the native picture and the asked size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fit {
     /// Scale to cover and crop the centre.
     #[default]

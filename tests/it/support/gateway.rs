@@ -12,6 +12,7 @@ use mediagate::{
 };
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::Upstream;
 
@@ -43,8 +44,14 @@ pub(crate) fn database(directory: &Path) -> String {
 
 /// Reads a configuration as the command line would, without any environment.
 pub(crate) fn parse(text: &str) -> Result<Config, mediagate::config::ConfigError> {
+    parse_in(text, Path::new("data"))
+}
+
+/// The same with a data directory of its own.
+fn parse_in(text: &str, data: &Path) -> Result<Config, mediagate::config::ConfigError> {
     let file = File { path: Path::new("mediagate.toml"), text };
-    Config::parse(Some(file), &|_| None)
+    let data = data.to_str().unwrap();
+    Config::parse(Some(file), &|name| (name == "MEDIAGATE_DATA_DIR").then(|| data.to_owned()))
 }
 
 /// A running gateway.
@@ -52,16 +59,15 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) client: Client,
     running: Running,
-    /// Its database, where the configuration names none.
-    _data: Option<tempfile::TempDir>,
+    /// Its database and what else is its own.
+    _data: TempDir,
 }
 
 impl Gateway {
     pub(crate) async fn start(config: &str) -> Self {
+        let data = tempfile::tempdir().unwrap();
         install_tls();
-        let data = (!config.contains("database.url")).then(|| tempfile::tempdir().unwrap());
-        let database = data.as_ref().map(|dir| database(dir.path())).unwrap_or_default();
-        let config = parse(&format!("{database}{config}")).unwrap_or_else(|e| panic!("{e}"));
+        let config = parse_in(config, data.path()).unwrap_or_else(|e| panic!("{e}"));
         let running = serve::start(config).await.unwrap_or_else(|e| panic!("{e:?}"));
         let client = Client::builder().no_proxy().build().unwrap();
         Self { address: running.address, client, running, _data: data }

@@ -1,0 +1,423 @@
+//! What all calls that make a job have in common: a repeat is recognised, the job is opened, and
+//! its caller waits as it prefers.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{App, answer, auth::Tenant, jobs};
+use crate::{
+    engine::{
+        Asked, Opened, Plan,
+        job::{Job, Outcome, Watch},
+        request::ImageRequest,
+    },
+    error::{Code, Error},
+};
+
+/// Callers that may wait for one job; more are told to come back.
+const MOST_WAITING: usize = 128;
+const IN_FLIGHT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a call wants to be answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Manner {
+    /// The `Idempotency-Key`.
+    key: Option<String>,
+    /// Whether the SDK says that it asks again.
+    retry: bool,
+    /// `Prefer: respond-async`.
+    respond_async: bool,
+    /// `Prefer: wait=N`.
+    wait: Option<Duration>,
+}
+
+impl Manner {
+    /// Reads the headers.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Error> {
+        let mut manner = Self { retry: is_sdk_retry(headers), ..Self::default() };
+        if let Some(key) = headers.get("idempotency-key") {
+            let visible = key.to_str().ok().filter(|key| {
+                (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic())
+            });
+            let key = visible.ok_or_else(|| {
+                Error::invalid(
+                    "Idempotency-Key",
+                    "the key must be 1 to 255 visible ASCII characters",
+                )
+            })?;
+            manner.key = Some(key.to_owned());
+        }
+        let preferences = headers.get_all("prefer").iter().filter_map(|v| v.to_str().ok());
+        for preference in preferences.flat_map(|v| v.split(',')).map(str::trim) {
+            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+            if name.eq_ignore_ascii_case("respond-async") {
+                manner.respond_async = true;
+            } else if name.eq_ignore_ascii_case("wait") {
+                let seconds = value.trim_matches('"').parse().map_err(|_| {
+                    Error::invalid("Prefer", "wait is a whole number of seconds, as in wait=60")
+                })?;
+                manner.wait = Some(Duration::from_secs(seconds));
+            }
+            // Preferences of others are theirs to ignore.
+        }
+        Ok(manner)
+    }
+}
+
+/// Whether the caller's SDK says that it asks again for what it asked before.
+fn is_sdk_retry(headers: &HeaderMap) -> bool {
+    let count = headers.get("x-stainless-retry-count").and_then(|v| v.to_str().ok());
+    count.and_then(|c| c.parse::<u32>().ok()).is_some_and(|c| c > 0)
+}
+
+/// SHA-256 of what is asked: the same for the same JSON, however its keys are ordered.
+pub(super) fn fingerprint(method: &Method, route: &str, body: &Map<String, Value>) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    digest.update(method.as_str());
+    digest.update([0]);
+    digest.update(route);
+    digest.update([0]);
+    canonical_object(&mut digest, body);
+    digest.finalize().into()
+}
+
+fn canonical_object(digest: &mut Sha256, object: &Map<String, Value>) {
+    let mut fields: Vec<_> = object.iter().collect();
+    fields.sort_by_key(|(name, _)| name.as_str());
+    digest.update(b"{");
+    for (name, value) in fields {
+        // Its length keeps a name from running into its value.
+        digest.update((name.len() as u64).to_le_bytes());
+        digest.update(name);
+        canonical(digest, value);
+    }
+    digest.update(b"}");
+}
+
+fn canonical(digest: &mut Sha256, value: &Value) {
+    match value {
+        Value::Object(object) => canonical_object(digest, object),
+        Value::Array(items) => {
+            digest.update(b"[");
+            items.iter().for_each(|item| canonical(digest, item));
+            digest.update(b"]");
+        }
+        Value::String(text) => {
+            digest.update(b"\"");
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
+        }
+        other => {
+            digest.update(b"=");
+            digest.update(other.to_string());
+            digest.update(b";");
+        }
+    }
+}
+
+/// A planned call and who makes it.
+pub(super) struct Call<'a> {
+    pub(super) tenant: &'a Tenant,
+    pub(super) request_id: &'a str,
+    /// The route's path.
+    pub(super) route: &'a str,
+    pub(super) manner: Manner,
+    pub(super) fingerprint: [u8; 32],
+    /// Whether white space is wanted while the job runs.
+    pub(super) heartbeat: bool,
+    pub(super) begun: std::time::Instant,
+}
+
+impl Call<'_> {
+    /// Opens a job, or finds the one that the call repeats, and answers as the caller prefers.
+    pub(super) async fn answer(
+        self,
+        app: &Arc<App>,
+        plan: Plan,
+        request: ImageRequest,
+    ) -> Result<Response, Error> {
+        let (job, watch, replayed) = self.job(app, plan, request).await?;
+        let caller = Caller { app: Arc::clone(app), job: Some(Arc::clone(&job)) };
+        let wait = match (self.manner.respond_async, self.manner.wait) {
+            (true, wait) => wait.unwrap_or_default().min(app.wait),
+            (false, wait) => wait.unwrap_or(app.wait).min(app.wait),
+        };
+        let beats = self.heartbeat && !self.manner.respond_async && app.heartbeat < wait;
+        let patience = if beats { app.heartbeat } else { wait };
+        let outcome = match tokio::time::timeout(patience, watch.outcome()).await {
+            Ok(outcome) => outcome,
+            Err(_) if beats => {
+                return Ok(beating(app, &job, caller, wait.saturating_sub(patience)));
+            }
+            Err(_) => {
+                caller.answered();
+                if self.manner.respond_async {
+                    return Ok(accepted(&job));
+                }
+                app.engine.abandon(&job);
+                return Err(still_running(&job));
+            }
+        };
+        let answer = match outcome {
+            Some(outcome) => finished(app, &job, outcome, Some(self.begun)).await,
+            None => Err(Error::internal("a job ended without a result")),
+        };
+        caller.answered();
+        let mut answer = answer?;
+        if replayed {
+            let headers = answer.headers_mut();
+            headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
+        }
+        Ok(answer)
+    }
+
+    /// The job, the caller's place in its row, and whether it was there before.
+    async fn job(
+        &self,
+        app: &Arc<App>,
+        plan: Plan,
+        request: ImageRequest,
+    ) -> Result<(Arc<Job>, Watch, bool), Error> {
+        let engine = &app.engine;
+        let grant = &self.tenant.grant;
+        if self.manner.retry && self.manner.key.is_none() && grant.join_retries {
+            let joined = engine.join(grant, &self.fingerprint).await?;
+            if let Some((job, watch)) = joined {
+                engine.metrics.joins.inc();
+                tracing::info!(
+                    job = job.id,
+                    request_id = self.request_id,
+                    "a repeat joined its job"
+                );
+                return Ok((job, watch, false));
+            }
+        }
+        let idempotency = self.manner.key.as_ref().map(|key| {
+            let mut digest = Sha256::new();
+            for part in [grant.key_id.as_str(), self.route, key.as_str()] {
+                digest.update((part.len() as u64).to_le_bytes());
+                digest.update(part);
+            }
+            hex::encode(digest.finalize())
+        });
+        let asked = Asked {
+            grant: Arc::clone(grant),
+            request_id: self.request_id.to_owned(),
+            fingerprint: self.fingerprint,
+            idempotency,
+        };
+        match engine.open(plan, request, asked).await? {
+            Opened::New(job, watch) => Ok((job, watch, false)),
+            Opened::Known(id) => {
+                let known = engine.find(grant, &id).await?;
+                let job = known.ok_or_else(|| {
+                    let message =
+                        "the result of this Idempotency-Key was kept for its time and is gone";
+                    Error::new(Code::ResultExpired, message)
+                })?;
+                if job.finished_at().is_none() && job.watchers() >= MOST_WAITING {
+                    let message = format!("{MOST_WAITING} callers wait for this job already");
+                    let error = Error::new(Code::IdempotencyInFlight, message);
+                    return Err(error.retry_after(Some(IN_FLIGHT_PAUSE)));
+                }
+                engine.metrics.joins.inc();
+                let watch = job.watch();
+                Ok((job, watch, true))
+            }
+        }
+    }
+}
+
+/// A caller that waits. One that goes away between the end of its job and its answer leaves the
+/// job to a repeat.
+struct Caller {
+    app: Arc<App>,
+    job: Option<Arc<Job>>,
+}
+
+impl Caller {
+    /// From here on the answer's body knows whether it arrived.
+    fn answered(mut self) {
+        self.job = None;
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if let Some(job) = self.job.take() {
+            self.app.engine.settle(&job, false);
+        }
+    }
+}
+
+/// The answer of a job that is over.
+pub(super) async fn finished(
+    app: &App,
+    job: &Arc<Job>,
+    outcome: Outcome,
+    begun: Option<std::time::Instant>,
+) -> Result<Response, Error> {
+    match outcome {
+        Ok(success) => {
+            let answer = answer::images(&app.engine, job, success, begun).await;
+            if answer.as_ref().is_err_and(|e| e.code.should_retry()) {
+                // The repeat that is advised must find the job again.
+                app.engine.abandon(job);
+            }
+            answer
+        }
+        // Rendered here, for an outcome is shared and an error is not cloned.
+        Err(error) => Ok(error.as_ref().into_response()),
+    }
+}
+
+/// The error of a job that is not over.
+pub(super) fn still_running(job: &Job) -> Error {
+    let mut error = Error::new(
+        Code::JobStillRunning,
+        format!("the job still runs; ask GET /v1/jobs/{} or repeat with the SDK's retry", job.id),
+    );
+    error.retry_after = Some(Duration::from_secs(5));
+    error.mediagate = Some(Box::new(json!({ "job_id": job.id })));
+    error
+}
+
+/// The answer to a caller that will come for its result.
+fn accepted(job: &Job) -> Response {
+    let mut response = (StatusCode::ACCEPTED, axum::Json(jobs::describe(job))).into_response();
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id)) {
+        headers.insert(header::LOCATION, location);
+    }
+    if let Ok(id) = HeaderValue::from_str(&job.id) {
+        headers.insert("x-mediagate-job-id", id);
+    }
+    headers.insert("preference-applied", HeaderValue::from_static("respond-async"));
+    response
+}
+
+/// An early 200 whose body is white space until the job is over: for proxies that cut idle
+/// connections. An error then stands in the body.
+fn beating(app: &Arc<App>, job: &Arc<Job>, caller: Caller, left: Duration) -> Response {
+    let until = tokio::time::Instant::now() + left;
+    let start = Beat { app: Arc::clone(app), job: Arc::clone(job), caller, until };
+    let body = stream::unfold(Some(start), |beat| async move {
+        let beat = beat?;
+        let pause = tokio::time::sleep(
+            beat.app
+                .heartbeat
+                .min(beat.until.saturating_duration_since(tokio::time::Instant::now())),
+        );
+        let watch = beat.job.watch();
+        let outcome = tokio::select! {
+            outcome = watch.outcome() => outcome,
+            () = pause => None,
+        };
+        if outcome.is_none() && tokio::time::Instant::now() < beat.until {
+            let space = stream::iter([Ok(Bytes::from_static(b" "))]).boxed();
+            return Some((space, Some(beat)));
+        }
+        let answer = match outcome {
+            Some(outcome) => finished(&beat.app, &beat.job, outcome, None).await,
+            None => {
+                beat.app.engine.abandon(&beat.job);
+                Err(still_running(&beat.job))
+            }
+        };
+        let response = answer.unwrap_or_else(|error| error.into_response());
+        beat.caller.answered();
+        Some((response.into_body().into_data_stream().boxed(), None))
+    });
+    let mut response = Response::new(Body::from_stream(body.flatten()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // Proxies that gather an answer before they pass it on would undo it.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    if let Ok(id) = HeaderValue::from_str(&job.id) {
+        headers.insert("x-mediagate-job-id", id);
+    }
+    response
+}
+
+/// A caller that is kept awake.
+struct Beat {
+    app: Arc<App>,
+    job: Arc<Job>,
+    caller: Caller,
+    until: tokio::time::Instant,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(body: &str) -> [u8; 32] {
+        fingerprint(&Method::POST, "/v1/images/generations", &serde_json::from_str(body).unwrap())
+    }
+
+    #[test]
+    fn the_same_request_has_the_same_fingerprint_and_no_other() {
+        let base = print(r#"{"model":"m","prompt":"a cat","n":1,"x":{"b":[1,2],"a":null}}"#);
+        assert_eq!(
+            base,
+            print(r#"{"x":{"a":null,"b":[1,2]}, "n":1,"prompt":"a cat","model":"m"}"#)
+        );
+        for other in [
+            r#"{"model":"m","prompt":"a cat","n":2,"x":{"b":[1,2],"a":null}}"#,
+            r#"{"model":"m","prompt":"a cat","n":1.0,"x":{"b":[1,2],"a":null}}"#,
+            r#"{"model":"m","prompt":"a cat","n":1,"x":{"b":[2,1],"a":null}}"#,
+            r#"{"model":"m","prompt":"a cat","n":1,"x":{"b":[12],"a":null}}"#,
+            r#"{"model":"m","prompt":"a cat","n":"1","x":{"b":[1,2],"a":null}}"#,
+            r#"{"model":"m","prompt":"a cat","n":1,"x":{"b":[1,2]}}"#,
+        ] {
+            assert_ne!(base, print(other), "{other}");
+        }
+        let body = Map::new();
+        let one = fingerprint(&Method::POST, "/v1/a", &body);
+        assert_ne!(one, fingerprint(&Method::POST, "/v1/b", &body));
+    }
+
+    #[test]
+    fn preferences_are_read_and_wrong_ones_named() {
+        let manner = |headers: &[(&'static str, &str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, value.parse().unwrap());
+            }
+            Manner::of(&map).map_err(|e| e.param.unwrap())
+        };
+        let wait = |n| Some(Duration::from_secs(n));
+        let none = Manner::default();
+        assert_eq!(manner(&[]).unwrap(), none);
+        assert_eq!(
+            manner(&[("prefer", "respond-async, wait=10")]).unwrap(),
+            Manner { respond_async: true, wait: wait(10), ..none.clone() }
+        );
+        assert_eq!(
+            manner(&[("prefer", "handling=lenient"), ("prefer", "Wait=\"3\"")]).unwrap(),
+            Manner { wait: wait(3), ..none.clone() }
+        );
+        assert_eq!(manner(&[("prefer", "wait=soon")]).unwrap_err(), "Prefer");
+        assert_eq!(manner(&[("prefer", "wait=-1")]).unwrap_err(), "Prefer");
+        let long = "k".repeat(256);
+        for wrong in ["", "two words", "caf\u{e9}", long.as_str()] {
+            let mut map = HeaderMap::new();
+            map.insert("idempotency-key", HeaderValue::from_bytes(wrong.as_bytes()).unwrap());
+            let error = Manner::of(&map).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some("Idempotency-Key"), "{wrong:?}");
+        }
+        assert_eq!(
+            manner(&[("idempotency-key", "a-1"), ("x-stainless-retry-count", "2")]).unwrap(),
+            Manner { key: Some("a-1".to_owned()), retry: true, ..none }
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! Addresses that providers push a job's end to, and what reaches them.
+//!
+//! An address names provider, job and attempt and carries a MAC over them, so that nobody can
+//! address a job whose submit they have not seen. What is pushed goes to the attempt that waits
+//! for it; one that waits no more is none the worse for it, for jobs are also asked after.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
+
+/// Hex digits of a MAC in an address: 128 bits.
+const MAC_HEX: usize = 32;
+
+/// Makes and knows the addresses.
+pub struct Callbacks {
+    base: String,
+    key: [u8; 32],
+}
+
+impl fmt::Debug for Callbacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callbacks").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+impl Callbacks {
+    /// Addresses under a public URL, without a trailing slash.
+    pub fn new(base: impl Into<String>, key: [u8; 32]) -> Self {
+        Self { base: base.into(), key }
+    }
+
+    /// The address of an attempt.
+    pub fn url(&self, provider: &str, job: &str, attempt: i64) -> String {
+        let mac = self.mac("address", provider, job, attempt);
+        format!("{}/callbacks/{provider}/{job}/{attempt}/{mac}", self.base)
+    }
+
+    /// The secret a provider is to sign its push with, where it takes one of ours.
+    pub fn secret(&self, provider: &str, job: &str, attempt: i64) -> String {
+        self.mac("secret", provider, job, attempt)
+    }
+
+    /// Whether an address is one of ours.
+    pub fn knows(&self, provider: &str, job: &str, attempt: i64, mac: &str) -> bool {
+        let true_mac = self.mac("address", provider, job, attempt);
+        bool::from(true_mac.as_bytes().ct_eq(mac.as_bytes()))
+    }
+
+    fn mac(&self, what: &str, provider: &str, job: &str, attempt: i64) -> String {
+        let attempt = attempt.to_string();
+        // HMAC takes keys of any length.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.key) else { return String::new() };
+        for part in [what, provider, job, &attempt] {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part.as_bytes());
+        }
+        let mut text = hex::encode(mac.finalize().into_bytes());
+        text.truncate(MAC_HEX);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_ours_are_known() {
+        let ours = Callbacks::new("https://gate.example", [7; 32]);
+        let url = ours.url("fal", "job_1", 0);
+        let mac = url.rsplit('/').next().unwrap();
+        assert_eq!(url, format!("https://gate.example/callbacks/fal/job_1/0/{mac}"));
+        assert_eq!(mac.len(), MAC_HEX);
+        assert!(ours.knows("fal", "job_1", 0, mac));
+        for (provider, job, attempt) in
+            [("bfl", "job_1", 0), ("fal", "job_2", 0), ("fal", "job_1", 1), ("fa", "ljob_1", 0)]
+        {
+            assert!(!ours.knows(provider, job, attempt, mac), "{provider} {job} {attempt}");
+        }
+        assert!(!ours.knows("fal", "job_1", 0, ""));
+        assert!(!ours.knows("fal", "job_1", 0, &mac[1..]));
+        assert!(!Callbacks::new("", [8; 32]).knows("fal", "job_1", 0, mac), "another key");
+        assert_ne!(ours.secret("fal", "job_1", 0), mac, "the secret is no part of the address");
+    }
+}

@@ -1,0 +1,154 @@
+//! What a job may come to, on every account it counts against, and what it did come to.
+
+use std::collections::BTreeMap;
+
+use providers::money::{Cost, Money, Unit};
+
+use super::{Plan, job::Success, request::ImageRequest};
+use crate::{
+    jobs::act::Used,
+    ledger::{AccountSpec, USD, book::Measured, credit},
+    tenant::{Budget, Grant, Period, Scope, civil},
+};
+
+/// The unit of whole calls.
+const REQUEST: &str = "request";
+const MICROS: i64 = 1_000_000;
+
+/// The most a plan may come to, by unit: the dearest of the deployments it may fail over to.
+pub(super) fn most(plan: &Plan, request: &ImageRequest, markup_bp: u32) -> Option<Measured> {
+    let mut most = counted(i64::from(request.n));
+    for candidate in &plan.candidates {
+        // What has no price is not charged; the operator allowed it.
+        let Some(cost) = &candidate.cost else { continue };
+        let cost = cost.with_markup(markup_bp)?;
+        let mut one = Measured::new();
+        add(&mut one, &cost)?;
+        for (unit, amount) in one {
+            let known = most.entry(unit).or_insert(0);
+            *known = amount.max(*known);
+        }
+    }
+    Some(most)
+}
+
+fn counted(pictures: i64) -> Measured {
+    BTreeMap::from([
+        (REQUEST.to_owned(), MICROS),
+        (Unit::Image.name().to_owned(), pictures.saturating_mul(MICROS)),
+    ])
+}
+
+/// Adds a cost: its money, and its quantities where they are not counted otherwise.
+fn add(sum: &mut Measured, cost: &Cost) -> Option<()> {
+    for line in &cost.lines {
+        let money = sum.entry(USD.to_owned()).or_insert(0);
+        *money = money.checked_add(line.amount.nanos())?;
+        if line.unit != Unit::Image {
+            let quantity = i64::try_from(line.quantity.as_micros()).ok()?;
+            let known = sum.entry(line.unit.name().to_owned()).or_insert(0);
+            *known = known.checked_add(quantity)?;
+        }
+    }
+    Some(())
+}
+
+/// What is taken of the hold for a success, by unit.
+pub(super) fn taken(success: &Success) -> Measured {
+    let mut taken = counted(success.pictures.len() as i64);
+    if let Some(cost) = &success.cost {
+        // A sum beyond what can be counted was refused when it was made.
+        let _ = add(&mut taken, cost);
+    }
+    taken
+}
+
+/// What a success adds to the sums of use.
+pub(super) fn used(success: &Success) -> Vec<Used> {
+    let mut used = Vec::new();
+    for (index, share) in success.shares.iter().enumerate() {
+        let line = |unit: &str, requests, quantity, amount| Used {
+            provider: share.provider.clone(),
+            unit: unit.to_owned(),
+            requests,
+            quantity,
+            amount,
+        };
+        if index == 0 {
+            used.push(line(REQUEST, 1, MICROS, 0));
+        }
+        let mut images = line(Unit::Image.name(), 0, i64::from(share.pictures) * MICROS, 0);
+        for priced in share.cost.iter().flat_map(|cost| &cost.lines) {
+            if priced.unit == Unit::Image {
+                images.amount = images.amount.saturating_add(priced.amount.nanos());
+                continue;
+            }
+            let quantity = i64::try_from(priced.quantity.as_micros()).unwrap_or(i64::MAX);
+            used.push(line(priced.unit.name(), 0, quantity, priced.amount.nanos()));
+        }
+        used.push(images);
+    }
+    used
+}
+
+/// The accounts a job counts against, each with what is held of it. What pays comes first.
+pub(super) fn chain(
+    grant: &Grant,
+    user: Option<&str>,
+    most: &Measured,
+    at: i64,
+) -> Vec<(AccountSpec, i64)> {
+    let pays = AccountSpec {
+        id: credit(&grant.org),
+        org: grant.org.clone(),
+        unit: USD.to_owned(),
+        cap: grant.prepaid.then_some(0),
+        fixed: true,
+    };
+    let amount = |unit: &str| most.get(unit).copied().unwrap_or(0);
+    let mut chain = vec![(pays, amount(USD))];
+    for budget in &grant.budgets {
+        let Some(id) = account(budget, user, at) else { continue };
+        let spec = AccountSpec {
+            id,
+            org: grant.org.clone(),
+            unit: budget.unit.clone(),
+            cap: Some(budget.amount),
+            fixed: budget.id.starts_with("static-"),
+        };
+        chain.push((spec, amount(&budget.unit)));
+    }
+    chain
+}
+
+/// The account of a budget in the period of `at`. None where it is not about this call.
+pub fn account(budget: &Budget, user: Option<&str>, at: i64) -> Option<String> {
+    let mut id = format!("budget:{}", budget.id);
+    if budget.period != Period::Total {
+        let (first, _) = budget.period.window(at);
+        let (year, month, day) = civil(first);
+        id.push_str(&format!(":{year:04}-{month:02}-{day:02}"));
+    }
+    if budget.scope == Scope::User {
+        let user = user?;
+        // Of a budget for all users, each has an account; one for a single user is only theirs.
+        if budget.scope_id != "*" && budget.scope_id != user {
+            return None;
+        }
+        id.push(':');
+        id.push_str(user);
+    }
+    Some(id)
+}
+
+/// A cost that is at most `held`: what a client was not told before, it does not pay. The
+/// last lines are cut, so that the lines still add up to the total.
+pub(super) fn capped(mut cost: Cost, held: Money) -> Cost {
+    let mut left = held.nanos();
+    for line in &mut cost.lines {
+        let amount = line.amount.nanos().min(left).max(0);
+        line.amount = Money::from_nanos(amount);
+        left -= amount;
+    }
+    cost
+}

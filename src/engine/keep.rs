@@ -1,0 +1,350 @@
+//! The end of a job: its pictures are put away, its charge is written down, and its caller is
+//! answered.
+//!
+//! A charge is taken once the pictures are kept, or once all of the answer went out. Records that
+//! must outlive the machine's power are written before the answer, the others beside it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    Engine, hold,
+    job::{Delivered, Job, Outcome, Success},
+    millis, unix,
+};
+use crate::{
+    db::Durability,
+    error::{Code, Error},
+    jobs::{Act, Denied, DeskError, JobState, act::Finish},
+    store::{KeyParts, ObjectMeta},
+};
+
+/// How long the store may take for one picture.
+const STORE_PATIENCE: Duration = Duration::from_secs(90);
+/// When a caller whose pictures the store did not take is to come back.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause between two tries to put pictures away.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What came of a job, as it is stored: sealed, and without the pictures.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Snapshot {
+    /// Its pictures are in the store.
+    Success(Box<Success>),
+    /// It failed.
+    Failure(StoredError),
+}
+
+/// An error as it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StoredError {
+    code: String,
+    message: String,
+    param: Option<String>,
+    mediagate: Option<Value>,
+}
+
+impl Snapshot {
+    fn failure(error: &Error) -> Self {
+        Self::Failure(StoredError {
+            code: error.code.name().to_owned(),
+            message: error.message.clone(),
+            param: error.param.clone(),
+            mediagate: error.mediagate.as_deref().cloned(),
+        })
+    }
+
+    /// The outcome it stands for.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::Success(success) => Ok(Arc::from(success)),
+            Self::Failure(stored) => {
+                let code = Code::named(&stored.code).unwrap_or(Code::InternalError);
+                let mut error = Error::new(code, stored.message);
+                error.param = stored.param;
+                error.mediagate = stored.mediagate.map(Box::new);
+                Err(Arc::new(error))
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Ends a job with what it came to.
+    pub(super) async fn conclude(
+        self: &Arc<Self>,
+        job: &Arc<Job>,
+        outcome: Result<Success, Error>,
+    ) {
+        let mut success = match outcome {
+            Err(error) => return self.give_up(job, error).await,
+            Ok(success) => success,
+        };
+        if !job.is_watched() {
+            job.set_abandoned(true);
+        }
+        let first = job.durability() == Durability::Full && !self.settings.zero_retention;
+        if first || success.wants_url || job.is_abandoned() {
+            if let Err(error) = self.keep(job, &mut success).await {
+                let cause = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
+                tracing::error!(job = job.id, %error, cause, "a result could not be kept yet");
+            } else if !self.capture(job, &success, true).await {
+                job.finish(Err(Arc::new(taken_over(job))));
+                return;
+            }
+        }
+        job.finish(Ok(Arc::new(success)));
+        if !job.is_captured() {
+            let (engine, job) = (Arc::clone(self), Arc::clone(job));
+            self.tasks.spawn(async move { engine.bring_home(&job).await });
+        }
+    }
+
+    /// Ends a job that came to nothing: what was held is let go.
+    async fn give_up(self: &Arc<Self>, job: &Arc<Job>, error: Error) {
+        let state = match error.code {
+            Code::SubmitOutcomeUnknown => JobState::Unknown,
+            Code::JobCancelled => JobState::Cancelled,
+            _ => JobState::Failed,
+        };
+        let act = self.finish(job, state, &Snapshot::failure(&error), Some(error.code));
+        let (org, durability) = (job.grant.org.clone(), job.durability());
+        match self.desk.write(&org, act.clone(), durability).await {
+            Ok(_) => {}
+            Err(DeskError::Denied(denied)) => {
+                tracing::warn!(job = job.id, ?denied, "a failure was not written down");
+            }
+            Err(DeskError::Unavailable(_)) => {
+                // Nothing is charged: the caller need not wait for the database.
+                let desk = self.desk.clone();
+                self.tasks.spawn(async move {
+                    let _ = desk.insist(&org, act, durability).await;
+                });
+            }
+        }
+        job.set_captured();
+        job.finish(Err(Arc::new(error)));
+    }
+
+    fn finish(&self, job: &Job, state: JobState, snapshot: &Snapshot, code: Option<Code>) -> Act {
+        let (measured, used) = match snapshot {
+            Snapshot::Success(success) => (hold::taken(success), hold::used(success)),
+            Snapshot::Failure(_) => Default::default(),
+        };
+        let now = millis::now();
+        Act::Finish(Box::new(Finish {
+            job: job.id.clone(),
+            epoch: job.epoch,
+            state,
+            measured,
+            used,
+            attempts: job.attempts(),
+            result: self.seal("job.result", &job.id, snapshot),
+            error_code: code.map(|code| code.name().to_owned()),
+            abandoned: job.is_abandoned() || !job.was_sent(),
+            expires_at: now.saturating_add(self.retention_ms()),
+            at: now,
+        }))
+    }
+
+    /// Writes a job's success and its charge down, in one transaction; waits for the database.
+    /// False where another process has the job by now.
+    async fn capture(&self, job: &Job, success: &Success, first: bool) -> bool {
+        let mut light = Success::clone(success);
+        light.pictures.iter_mut().for_each(|picture| picture.blob = None);
+        let snapshot = Snapshot::Success(Box::new(light));
+        let act = self.finish(job, JobState::Succeeded, &snapshot, None);
+        let durability = job.durability();
+        match self.desk.insist(&job.grant.org, act, durability).await {
+            Ok(_) => {
+                job.set_captured();
+                if !first && job.was_sent() {
+                    self.note_abandoned(job, false);
+                }
+                true
+            }
+            Err(Denied::Fenced | Denied::NotNow) => {
+                tracing::warn!(job = job.id, "another process ended this job");
+                false
+            }
+            Err(denied) => {
+                tracing::error!(job = job.id, ?denied, "a charge was refused by the ledger");
+                false
+            }
+        }
+    }
+
+    /// Sees a result home that its caller may have by now: into the store, then into the books.
+    async fn bring_home(self: &Arc<Self>, job: &Arc<Job>) {
+        let mut pause = STORE_PAUSE;
+        let end = job.deadline_at + self.settings.retention;
+        loop {
+            let Some(Ok(success)) = job.outcome() else { return };
+            if !success.is_kept() && !self.settings.zero_retention {
+                let mut kept = Success::clone(&success);
+                match self.keep(job, &mut kept).await {
+                    Ok(()) => job.replace(Ok(Arc::new(kept))),
+                    Err(error) => {
+                        tracing::error!(job = job.id, %error, "a result could not be kept yet");
+                        self.metrics.unkept.inc();
+                    }
+                }
+            }
+            let Some(Ok(success)) = job.outcome() else { return };
+            if success.is_kept() || job.was_sent() {
+                self.capture(job, &success, false).await;
+                return;
+            }
+            if SystemTime::now() > end {
+                let message = "the result could not be kept while anyone could have asked for it";
+                let error = Error::new(Code::ResultLost, message);
+                return self.give_up(job, error).await;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// A result whose links are wanted, once everything of it is kept. Where the store still
+    /// does not take it, the caller's repeat joins the job and tries again: the paid pictures
+    /// wait for it.
+    pub async fn kept(
+        self: &Arc<Self>,
+        job: &Arc<Job>,
+        success: Arc<Success>,
+    ) -> Result<Arc<Success>, Error> {
+        if success.pictures.iter().all(|p| p.kept.is_some() || p.blob.is_none()) {
+            return Ok(success);
+        }
+        let mut success = Success::clone(&success);
+        // Before the attempt: a caller that hangs up meanwhile ends it.
+        job.set_abandoned(true);
+        let kept = self.keep(job, &mut success).await;
+        let success = Arc::new(success);
+        job.replace(Ok(Arc::clone(&success)));
+        kept.map_err(|mut error| {
+            error.mediagate = Some(Box::new(json!({ "job_id": job.id })));
+            error.retry_after(Some(STORE_PAUSE))
+        })?;
+        job.set_abandoned(false);
+        Ok(success)
+    }
+
+    /// After an answer: whether all of it went out, or a repeat may ask for it again.
+    pub fn settle(self: &Arc<Self>, job: &Arc<Job>, sent: bool) {
+        if sent {
+            job.set_sent();
+        }
+        let Some(Ok(success)) = job.outcome() else {
+            if !sent {
+                self.abandon(job);
+            }
+            return;
+        };
+        if !sent && !success.is_kept() && success.pictures.iter().all(|p| p.blob.is_none()) {
+            // Without its bytes there is nothing to join.
+            return;
+        }
+        if sent && self.settings.zero_retention && !success.wants_url {
+            let mut light = Success::clone(&success);
+            light.pictures.iter_mut().for_each(|picture| picture.blob = None);
+            job.replace(Ok(Arc::new(light)));
+        }
+        if job.set_abandoned(!sent) || job.is_captured() {
+            self.note_abandoned(job, !sent);
+        }
+    }
+
+    /// Says that the caller of a job went away, so that its repeat may join on any replica.
+    pub fn abandon(self: &Arc<Self>, job: &Arc<Job>) {
+        if job.set_abandoned(true) {
+            self.note_abandoned(job, true);
+        }
+    }
+
+    fn note_abandoned(&self, job: &Job, abandoned: bool) {
+        let (desk, org) = (self.desk.clone(), job.grant.org.clone());
+        let act = Act::Abandon { job: job.id.clone(), abandoned };
+        self.tasks.spawn(async move {
+            // Lost with the process or the database: then a repeat may join that need not.
+            let _ = desk.write(&org, act, Durability::Process).await;
+        });
+    }
+
+    /// Puts the pictures of a job into the store, side by side, and lets go of their bytes.
+    async fn keep(&self, job: &Job, success: &mut Success) -> Result<(), Error> {
+        let origin = Origin {
+            model: success.model.clone(),
+            provider: success.provider.clone(),
+            deployment: success.deployment.clone(),
+        };
+        let puts = success.pictures.iter_mut().enumerate();
+        let kept = puts.map(|(index, picture)| self.keep_one(job, &origin, index, picture));
+        join_all(kept).await.into_iter().collect()
+    }
+
+    async fn keep_one(
+        &self,
+        job: &Job,
+        origin: &Origin,
+        index: usize,
+        picture: &mut Delivered,
+    ) -> Result<(), Error> {
+        let Some(blob) = picture.blob.clone().filter(|_| picture.kept.is_none()) else {
+            return Ok(());
+        };
+        let meta = ObjectMeta {
+            format: picture.format,
+            model: origin.model.clone(),
+            provider: origin.provider.clone(),
+            deployment: origin.deployment.clone(),
+            job: job.id.clone(),
+            seed: picture.seed,
+            prompt_sha256: Some(job.prompt_sha256.clone()),
+            sha256: picture.sha256.clone(),
+            created: unix(job.created_at),
+        };
+        let key = self.store.key(&KeyParts {
+            project: &job.grant.project,
+            date: &date(job.created_at),
+            job: &job.id,
+            index,
+            ext: picture.format.extension(),
+        });
+        let refused = || Error::new(Code::StoreUnavailable, "the picture could not be kept");
+        let put = tokio::time::timeout(STORE_PATIENCE, self.store.put(&key, &meta, &blob));
+        let kept = put.await.map_err(|e| refused().because(e))?;
+        let kept = kept.map_err(|e| refused().because(e))?;
+        picture.sha256 = Some(kept.sha256.clone());
+        picture.kept = Some(kept);
+        picture.blob = None;
+        Ok(())
+    }
+}
+
+/// Where a job's pictures come from, as kept beside them.
+struct Origin {
+    model: String,
+    provider: String,
+    deployment: String,
+}
+
+/// The error of a job that another process took over: its caller finds it there.
+fn taken_over(job: &Job) -> Error {
+    let message = "another replica went on with this job; ask for it again";
+    let mut error = Error::new(Code::JobStillRunning, message);
+    error.mediagate = Some(Box::new(json!({ "job_id": job.id })));
+    error.retry_after(Some(STORE_PAUSE))
+}
+
+/// The day, as `2026-11-21`, in UTC.
+fn date(at: SystemTime) -> String {
+    let text = humantime::format_rfc3339_seconds(at).to_string();
+    text.split('T').next().unwrap_or_default().to_owned()
+}

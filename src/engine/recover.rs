@@ -1,0 +1,357 @@
+//! Jobs that another process began: after a crash, or beside a replica that is gone.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Engine,
+    job::{Job, Watch},
+    keep::Snapshot,
+    lease::{LEASE, RENEW},
+    millis,
+    run::Payload,
+};
+use crate::{
+    db::{DbError, Durability, Value},
+    error::{Code, Error},
+    jobs::{
+        Act, AttemptRow, Done, JobRow,
+        row::{ATTEMPT_COLUMNS, JOB_COLUMNS, JOB_HEAD},
+    },
+    tenant::Grant,
+};
+
+/// How often jobs without an owner are looked for, beside other replicas.
+const LOOK: Duration = Duration::from_secs(3);
+/// How often a job that another replica drives is looked at.
+const FOLLOW: Duration = Duration::from_millis(400);
+/// Jobs taken over at once.
+const MOST_TAKEN: i64 = 200;
+
+impl Engine {
+    /// Renews the lease on this process' jobs and takes over those whose owner is gone, until told
+    /// to stop. Alone on a SQLite file, all unfinished jobs are taken at once.
+    pub async fn tend(self: Arc<Self>, stop: CancellationToken) {
+        self.take_over(true).await;
+        if !self.lease.is_shared() {
+            return;
+        }
+        let mut renew = tokio::time::interval(RENEW);
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = renew.tick() => self.renew().await,
+                _ = look.tick() => {
+                    self.hear_cancels().await;
+                    self.take_over(false).await;
+                }
+            }
+        }
+    }
+
+    async fn renew(&self) {
+        let begun = Instant::now();
+        let until = millis::now() + LEASE.as_millis() as i64;
+        let owner = self.lease.owner.clone();
+        let renewed = self.desk.db().transaction(Durability::Process, move |tx| {
+            let params: Vec<Value> = vec![until.into(), owner.as_str().into()];
+            Box::pin(async move {
+                let sql = "UPDATE job SET lease_until = $1 \
+                           WHERE owner = $2 AND finished_at IS NULL";
+                tx.execute(sql, &params).await
+            })
+        });
+        match renewed.await {
+            Ok(_) => self.lease.renewed(begun),
+            Err(error) => tracing::warn!(%error, "the lease on running jobs was not renewed"),
+        }
+    }
+
+    /// Lets other replicas take over what this one will not finish.
+    pub async fn hand_over(&self) {
+        if !self.lease.is_shared() {
+            return;
+        }
+        let owner = self.lease.owner.clone();
+        let handed = self.desk.db().transaction(Durability::Process, move |tx| {
+            let params: Vec<Value> = vec![owner.as_str().into()];
+            Box::pin(async move {
+                let sql = "UPDATE job SET lease_until = 0 WHERE owner = $1 AND finished_at IS NULL";
+                tx.execute(sql, &params).await
+            })
+        });
+        if let Err(error) = handed.await {
+            tracing::warn!(%error, "running jobs were not handed over; their lease ends by itself");
+        }
+    }
+
+    async fn take_over(self: &Arc<Self>, at_start: bool) {
+        // A SQLite file belongs to this process alone: no lease on it is anybody's.
+        let alone = !self.lease.is_shared();
+        let now = if alone { i64::MAX } else { millis::now() };
+        let sql = format!(
+            "{JOB_HEAD} WHERE finished_at IS NULL AND lease_until < $1 AND owner <> $2 \
+             ORDER BY id LIMIT {MOST_TAKEN}"
+        );
+        loop {
+            let params = vec![now.into(), self.lease.owner.as_str().into()];
+            let rows = match self.desk.db().query(sql.clone(), params).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    tracing::warn!(%error, "jobs without an owner could not be looked for");
+                    if !(alone && at_start) {
+                        return;
+                    }
+                    tokio::time::sleep(LOOK).await;
+                    continue;
+                }
+            };
+            let all = rows.len() < MOST_TAKEN as usize;
+            for row in rows {
+                match JobRow::from_row(&row) {
+                    Ok(row) => self.take(row, now).await,
+                    Err(error) => tracing::error!(%error, "a stored job cannot be read"),
+                }
+            }
+            if all || !alone {
+                return;
+            }
+        }
+    }
+
+    async fn take(self: &Arc<Self>, row: JobRow, now: i64) {
+        let act = Act::Take {
+            job: row.id.clone(),
+            owner: self.lease.owner.clone(),
+            now,
+            lease_until: millis::now() + LEASE.as_millis() as i64,
+        };
+        // Another replica may have been quicker.
+        if let Ok(Done::Taken(row)) = self.desk.write(&row.org, act, Durability::Full).await {
+            self.metrics.taken_over.inc();
+            if let Err(error) = self.resume(&row).await {
+                tracing::error!(job = row.id, %error, "a job could not be taken up again");
+            }
+        }
+    }
+
+    /// Goes on with a job.
+    async fn resume(self: &Arc<Self>, row: &JobRow) -> Result<(), DbError> {
+        let grant = Arc::new(Grant::of_job(row));
+        let stored = self.stored(&row.id).await?;
+        let payload = stored.as_ref().and_then(|row| row.payload.as_deref());
+        let payload: Option<Payload> = self.unseal("job.payload", &row.id, payload);
+        let prompt = payload.as_ref().map_or("", |p| p.request.prompt.as_str());
+        let job = Job::stored(row, grant, prompt);
+        let attempts = self.attempts(&row.id).await?;
+        let restored = attempts.len();
+        job.restore(attempts);
+        self.jobs.add(&job);
+        tracing::info!(job = row.id, epoch = row.epoch, attempts = restored, "taken over");
+        let planned = payload
+            .ok_or_else(|| Error::internal("what was asked cannot be read any more"))
+            .and_then(|p| Ok((self.plan(&p.request)?, p.request)));
+        match planned {
+            Ok((plan, request)) => self.start(plan, request, job, restored),
+            Err(error) => self.conclude(&job, Err(error)).await,
+        }
+        Ok(())
+    }
+
+    /// A job as it is stored.
+    pub async fn stored(&self, id: &str) -> Result<Option<JobRow>, DbError> {
+        let sql = format!("{JOB_COLUMNS} WHERE id = $1");
+        let rows = self.desk.db().query(sql, vec![id.into()]).await?;
+        rows.first().map(JobRow::from_row).transpose()
+    }
+
+    async fn attempts(&self, job: &str) -> Result<Vec<AttemptRow>, DbError> {
+        let sql = format!("{ATTEMPT_COLUMNS} WHERE job = $1 ORDER BY number");
+        let rows = self.desk.db().query(sql, vec![job.into()]).await?;
+        rows.iter().map(AttemptRow::from_row).collect()
+    }
+
+    /// A key's job, wherever it is: in this process, or in the database. None where there is none
+    /// of this key.
+    pub async fn find(
+        self: &Arc<Self>,
+        grant: &Arc<Grant>,
+        id: &str,
+    ) -> Result<Option<Arc<Job>>, Error> {
+        if let Some(job) = self.jobs.get(&grant.key_id, id) {
+            return Ok(Some(job));
+        }
+        let row = self.stored(id).await.map_err(unavailable)?;
+        let Some(row) = row.filter(|row| row.api_key == grant.key_id) else { return Ok(None) };
+        if let Some(job) = self.jobs.get(&grant.key_id, id) {
+            return Ok(Some(job));
+        }
+        let job = Job::stored(&row, Arc::clone(grant), "");
+        job.restore(self.attempts(id).await.map_err(unavailable)?);
+        if row.state.is_final() {
+            job.finish(self.outcome(&row));
+        } else {
+            self.follow(&job);
+        }
+        Ok(Some(job))
+    }
+
+    /// What a finished job came to.
+    fn outcome(&self, row: &JobRow) -> super::job::Outcome {
+        let snapshot: Option<Snapshot> =
+            self.unseal("job.result", &row.id, row.result.as_deref().filter(|r| !r.is_empty()));
+        snapshot.map_or_else(
+            || {
+                let code = row.error_code.as_deref().and_then(Code::named);
+                let code = code.unwrap_or(Code::ResultExpired);
+                Err(Arc::new(Error::new(code, "nothing more is known about this job")))
+            },
+            Snapshot::outcome,
+        )
+    }
+
+    /// Watches a job that another replica drives, as long as anybody waits for it.
+    fn follow(self: &Arc<Self>, job: &Arc<Job>) {
+        let (engine, job) = (Arc::clone(self), Arc::clone(job));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(FOLLOW).await;
+                if Arc::strong_count(&job) == 1 {
+                    return;
+                }
+                if let Some(own) = engine.jobs.any(&job.id) {
+                    // Taken over by this very process.
+                    if let Some(outcome) = own.watch().outcome().await {
+                        job.finish(outcome);
+                    }
+                    return;
+                }
+                match engine.stored(&job.id).await {
+                    Ok(Some(row)) if row.state.is_final() => {
+                        job.finish(engine.outcome(&row));
+                        return;
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%error, "a job cannot be looked at just now"),
+                }
+            }
+        });
+    }
+
+    /// The job that a repeat by an SDK belongs to: of this process, of another replica, or of one
+    /// that is gone.
+    pub async fn join(
+        self: &Arc<Self>,
+        grant: &Arc<Grant>,
+        fingerprint: &[u8; 32],
+    ) -> Result<Option<(Arc<Job>, Watch)>, Error> {
+        if let Some((job, watch)) = self.jobs.join(&grant.key_id, fingerprint) {
+            let act = Act::Abandon { job: job.id.clone(), abandoned: false };
+            let _ = self.desk.write(&grant.org, act, Durability::Process).await;
+            return Ok(Some((job, watch)));
+        }
+        let since = millis::now() - super::job::JOIN_WINDOW.as_millis() as i64;
+        let sql = "SELECT id FROM job WHERE api_key = $1 AND fingerprint = $2 AND abandoned = 1 \
+                   AND (finished_at IS NULL OR finished_at > $3) \
+                   AND state IN ('queued', 'running', 'succeeded') ORDER BY id LIMIT 8";
+        let params: Vec<Value> =
+            vec![grant.key_id.as_str().into(), fingerprint.to_vec().into(), since.into()];
+        let rows = self.desk.db().query(sql, params).await.map_err(unavailable)?;
+        for row in rows {
+            let id = row.text(0).map_err(unavailable)?;
+            let claim = Act::Join { job: id.clone() };
+            if self.desk.write(&grant.org, claim, Durability::Process).await.is_err() {
+                continue;
+            }
+            if let Some(job) = self.find(grant, &id).await? {
+                job.set_abandoned(false);
+                let watch = job.watch();
+                return Ok(Some((job, watch)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A key's jobs, newest first: those of one request where it is named.
+    pub async fn list(
+        self: &Arc<Self>,
+        grant: &Arc<Grant>,
+        request_id: Option<&str>,
+        after: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<Arc<Job>>, Error> {
+        let mut sql = "SELECT id FROM job WHERE api_key = $1".to_owned();
+        let mut params: Vec<Value> = vec![grant.key_id.as_str().into()];
+        for (column, value) in [("request_id =", request_id), ("id <", after)] {
+            if let Some(value) = value {
+                params.push(value.into());
+                sql.push_str(&format!(" AND {column} ${}", params.len()));
+            }
+        }
+        sql.push_str(&format!(" ORDER BY created_at DESC, id DESC LIMIT {limit}"));
+        let rows = self.desk.db().query(sql, params).await.map_err(unavailable)?;
+        let mut jobs = Vec::with_capacity(rows.len());
+        for row in rows {
+            jobs.extend(self.find(grant, &row.text(0).map_err(unavailable)?).await?);
+        }
+        Ok(jobs)
+    }
+
+    /// Ends a job, wherever it runs. False where it is over.
+    pub async fn cancel(self: &Arc<Self>, job: &Arc<Job>) -> Result<bool, Error> {
+        if job.finished_at().is_some() {
+            return Ok(false);
+        }
+        job.cancel.cancel();
+        let act = Act::AskCancel { job: job.id.clone() };
+        Ok(self.desk.write(&job.grant.org, act, Durability::Process).await.is_ok())
+    }
+
+    /// Ends those of this process' jobs that were cancelled through another replica.
+    async fn hear_cancels(&self) {
+        let sql = "SELECT id FROM job WHERE owner = $1 AND cancel_asked = 1 \
+                   AND finished_at IS NULL";
+        let rows = self.desk.db().query(sql, vec![self.lease.owner.as_str().into()]).await;
+        for row in rows.unwrap_or_default() {
+            if let Some(job) = row.text(0).ok().and_then(|id| self.jobs.any(&id)) {
+                job.cancel.cancel();
+            }
+        }
+    }
+
+    /// Erases what is past its time.
+    pub async fn erase(&self) -> Result<u64, DbError> {
+        let now = millis::now();
+        self.desk
+            .db()
+            .transaction(Durability::Process, move |tx| {
+                Box::pin(async move {
+                    let old = "SELECT id FROM job WHERE expires_at < $1 \
+                               AND finished_at IS NOT NULL LIMIT 1000";
+                    let rows = tx.query(old, &[now.into()]).await?;
+                    let mut erased = BTreeMap::new();
+                    for row in rows {
+                        let id = row.text(0)?;
+                        let params: [Value; 1] = [id.as_str().into()];
+                        tx.execute("DELETE FROM attempt WHERE job = $1", &params).await?;
+                        tx.execute("DELETE FROM job WHERE id = $1", &params).await?;
+                        erased.insert(id, ());
+                    }
+                    let keys = "DELETE FROM idempotency WHERE expires_at < $1";
+                    tx.execute(keys, &[now.into()]).await?;
+                    Ok(erased.len() as u64)
+                })
+            })
+            .await
+    }
+}
+
+/// What a caller is told while the database does not answer.
+pub(super) fn unavailable(error: DbError) -> Error {
+    Error::new(Code::StoreUnavailable, "the database does not answer just now; try again shortly")
+        .retry_after(Some(Duration::from_secs(2)))
+        .because(error)
+}

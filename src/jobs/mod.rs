@@ -1,0 +1,16 @@
+//! Durable jobs: what is written down of a job and when, so that a paid result survives the
+//! process that waited for it.
+//!
+//! [`row`] is what is stored, [`act`] what may happen to it, decided without a database, and
+//! [`desk`] writes the acts of many requests in one transaction.
+
+pub mod act;
+pub mod desk;
+pub mod row;
+
+pub use act::{Act, Denied, Done};
+pub use desk::{Desk, DeskError};
+pub use row::{AttemptRow, AttemptState, JobRow, JobState};
+
+#[cfg(test)]
+mod tests;
