@@ -218,6 +218,8 @@ mod tests {
         assert_eq!(
             retried,
             [
+                "idempotency_in_flight",
+                "rate_limit_exceeded",
                 "providers_rate_limited",
                 "overloaded",
                 "no_provider_available",

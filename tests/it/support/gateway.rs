@@ -115,7 +115,9 @@ pub(crate) struct Answer {
 }
 
 /// Codes after which a repeat costs nothing or joins.
-const RETRIED: [&str; 5] = [
+const RETRIED: [&str; 7] = [
+    "idempotency_in_flight",
+    "rate_limit_exceeded",
     "providers_rate_limited",
     "overloaded",
     "no_provider_available",
