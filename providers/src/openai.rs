@@ -24,7 +24,11 @@ impl Adapter for OpenAi {
             fields.insert("model".to_owned(), call.upstream.into());
         }
         let url = call.endpoint("/images/generations");
-        let request = WireRequest::post_json(url, &Value::Object(fields));
+        let mut request = WireRequest::post_json(url, &Value::Object(fields));
+        if let Some(name) = call.client_ref {
+            // Makes no repeat safe, but OpenAI's support finds the request by it.
+            request = request.header("x-client-request-id", name);
+        }
         Ok(Step::Send { kind: SendKind::Submit, request })
     }
 

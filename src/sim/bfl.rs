@@ -2,15 +2,18 @@
 //! its own. Any other place to ask answers `Task not found`.
 
 use axum::response::Response;
-use serde_json::{Value, json};
+use http::StatusCode;
+use serde_json::{Map, Value, json};
 
 use super::{
     data::{VendorData, at},
-    exchange::{Exchange, Problem, check_key, json as reply},
+    exchange::{Exchange, Problem, bytes, check_key, json as reply},
     fal::validator_words,
     faults::Kind,
     files,
+    hooks::Hook,
     jobs::{Job, State},
+    schema::Violation,
     studio::{self, Wish, seconds},
     vendor::Stage,
 };
@@ -30,7 +33,7 @@ pub(crate) fn place(x: &Exchange) -> (Stage, Option<String>) {
 }
 
 /// Plays the vendor.
-pub(crate) fn answer(x: &Exchange) -> Result<Response, Problem> {
+pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
     check_key(Some(x.header("x-key")))?;
     match (x.method.as_str(), x.segments().as_slice()) {
         ("GET", ["v1", "get_result"]) => Ok(not_found(x)),
@@ -40,7 +43,7 @@ pub(crate) fn answer(x: &Exchange) -> Result<Response, Problem> {
             }
             Ok(poll(x))
         }
-        ("POST", ["v1", model @ ..]) if !model.is_empty() => submit(x, &model.join("/")),
+        ("POST", ["v1", model @ ..]) if !model.is_empty() => submit(x, &model.join("/")).await,
         (_, ["v1", model]) if VendorData::of(x.vendor).model(model).is_some() => {
             Err(Problem::Method(x.joined()))
         }
@@ -48,11 +51,12 @@ pub(crate) fn answer(x: &Exchange) -> Result<Response, Problem> {
     }
 }
 
-fn submit(x: &Exchange, model: &str) -> Result<Response, Problem> {
+async fn submit(x: &Exchange, model: &str) -> Result<Response, Problem> {
     let family =
         VendorData::of(x.vendor).model(model).ok_or_else(|| Problem::NoRoute(x.joined()))?;
     let object = x.json()?;
     let order = family.order(&object).map_err(Problem::Fields)?;
+    let hook = hook(&object)?;
     let wish = Wish {
         prompt: at(&object, "prompt").and_then(Value::as_str).unwrap_or_default(),
         seed: at(&object, "seed").and_then(Value::as_u64),
@@ -69,17 +73,42 @@ fn submit(x: &Exchange, model: &str) -> Result<Response, Problem> {
     let first = family.number("cost").unwrap_or_default();
     let more = family.number("more").unwrap_or_default();
     let cost = (first + more * (megapixels - 1) as f64) / 100.0;
-    let job = studio::take(x, model, Value::Null, work);
-    Ok(reply(
-        200,
-        &json!({
-            "id": job.id,
-            "polling_url": format!("{}/bfl/{CLUSTER}/v1/get_result?id={}", x.origin, job.id),
-            "cost": cost,
-            "input_mp": 0.0,
-            "output_mp": order.size.pixels() as f64 / f64::from(1 << 20),
-        }),
-    ))
+    let job = studio::take(x, model, Value::Null, work, hook).await;
+    let mut body = json!({
+        "id": job.id,
+        "cost": cost,
+        "input_mp": 0.0,
+        "output_mp": order.size.pixels() as f64 / f64::from(1 << 20),
+    });
+    // Whoever is called back is not told where to ask.
+    if let Some(hook) = &job.hook {
+        body["status"] = "Pending".into();
+        body["webhook_url"] = hook.url.as_str().into();
+    } else {
+        let url = format!("{}/bfl/{CLUSTER}/v1/get_result?id={}", x.origin, job.id);
+        body["polling_url"] = url.into();
+    }
+    let told = x.fault(Kind::Cost).map(|fault| fault.value.as_deref().unwrap_or("NaN"));
+    let told = match told {
+        None => return Ok(reply(200, &body)),
+        Some("x10") => (cost * 10.0).to_string(),
+        Some(text) => text.to_owned(),
+    };
+    // Not always a value of JSON, so it is put in as text.
+    body["cost"] = "@cost".into();
+    let text = body.to_string().replace("\"@cost\"", &told);
+    Ok(bytes(StatusCode::OK, "application/json", text))
+}
+
+/// Where the end of the job is to be pushed, and the secret to sign with.
+fn hook(object: &Map<String, Value>) -> Result<Option<Hook>, Problem> {
+    let text = |field: &str| object.get(field).and_then(Value::as_str);
+    let Some(url) = text("webhook_url") else { return Ok(None) };
+    let hook = Hook::at(url).ok_or_else(|| {
+        let words = "Input should be a valid URL";
+        Problem::Fields(vec![Violation::rule("webhook_url", &url.into(), words)])
+    })?;
+    Ok(Some(Hook { secret: text("webhook_secret").map(str::to_owned), ..hook }))
 }
 
 fn not_found(x: &Exchange) -> Response {
@@ -116,7 +145,7 @@ fn poll(x: &Exchange) -> Response {
     reply(200, &body)
 }
 
-fn finished(x: &Exchange, job: &Job) -> Value {
+pub(crate) fn finished(x: &Exchange, job: &Job) -> Value {
     let value = job.fault.as_ref().and_then(|fault| fault.value.as_deref());
     let reasons = json!({"Moderation Reasons": ["Violence"]});
     match (&job.work, value) {

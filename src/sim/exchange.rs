@@ -19,6 +19,7 @@ use super::{
 };
 
 /// One request.
+#[derive(Clone)]
 pub(crate) struct Exchange {
     /// The simulator.
     pub sim: Arc<Sim>,
@@ -80,6 +81,11 @@ pub(crate) enum Problem {
 }
 
 impl Exchange {
+    /// What outlives the reply: everything but the body.
+    pub(crate) fn after_reply(&self) -> Self {
+        Self { body: Bytes::new(), ..self.clone() }
+    }
+
     /// A header as text; empty if there is none.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()

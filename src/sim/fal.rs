@@ -22,6 +22,7 @@ use super::{
     exchange::{Exchange, Problem, check_key, json as reply, with},
     faults::Kind,
     files,
+    hooks::{self, Hook},
     jobs::{Job, State},
     schema::{Violation, Wrong},
     studio::{self, Wish, seconds},
@@ -43,10 +44,13 @@ pub(crate) fn place(x: &Exchange) -> (Stage, Option<String>) {
 
 /// Plays the vendor.
 pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
+    if x.method == http::Method::GET && x.segments() == [".well-known", "jwks.json"] {
+        return Ok(reply(200, &x.sim.hooks.jwks()));
+    }
     check_key(x.authorization("key"))?;
     let route = x.segments();
     match (x.method.as_str(), route.as_slice()) {
-        ("POST", [_, _, ..]) if !route.contains(&"requests") => submit(x),
+        ("POST", [_, _, ..]) if !route.contains(&"requests") => submit(x).await,
         ("GET", [owner, app, "requests", id]) => Ok(result(x, &find(x, owner, app, id)?).await),
         ("GET", [owner, app, "requests", id, "status"]) => {
             let job = find(x, owner, app, id)?;
@@ -77,12 +81,13 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
     }
 }
 
-fn submit(x: &Exchange) -> Result<Response, Problem> {
+async fn submit(x: &Exchange) -> Result<Response, Problem> {
     let endpoint = x.path.join("/");
     let family = VendorData::of(x.vendor)
         .model(&endpoint)
         .ok_or_else(|| Problem::NoModel(endpoint.clone()))?;
-    // The queue looks at nothing: what is wrong comes out with the result.
+    let hook = hook(x)?;
+    // The queue looks at nothing else: what is wrong comes out with the result.
     let request = x.json();
     let work = request.and_then(|object| {
         let order = family.order(&object).map_err(Problem::Fields)?;
@@ -102,12 +107,38 @@ fn submit(x: &Exchange) -> Result<Response, Problem> {
         Ok(studio::recipes(x, &endpoint, &order, &wish))
     });
     let request = serde_json::from_slice(&x.body).unwrap_or(Value::Null);
-    let job = studio::take(x, &endpoint, request, work);
+    let job = studio::take(x, &endpoint, request, work, hook).await;
     let mut body = status(&x.sim, &x.origin, &job, false);
     if let Some(object) = body.as_object_mut() {
         object.remove("logs");
     }
     Ok(with(reply(200, &body), "x-fal-request-id", &job.id))
+}
+
+/// Where the end of the job is to be pushed.
+fn hook(x: &Exchange) -> Result<Option<Hook>, Problem> {
+    let refuse = |field: &str, words: &str| {
+        let given = Value::from(x.query.get(field).map(String::as_str));
+        Problem::Fields(vec![Violation::rule(field, &given, words)])
+    };
+    if let Some(odd) = x.query.keys().find(|name| *name != "fal_webhook") {
+        return Err(refuse(odd, "is not a known field"));
+    }
+    let wanted = x.query.get("fal_webhook").map(|url| Hook::at(url));
+    wanted.map(|hook| hook.ok_or_else(|| refuse("fal_webhook", "is not a URL"))).transpose()
+}
+
+/// What is pushed when a job is over: the result, or its refusal, in an envelope.
+pub(crate) async fn push(x: &Exchange, job: &Job) -> Value {
+    let (status, payload) = hooks::read(result(x, job).await).await;
+    let mut body = json!({
+        "request_id": job.id, "gateway_request_id": job.id, "status": "OK", "payload": payload,
+    });
+    if status >= 300 {
+        body["status"] = "ERROR".into();
+        body["error"] = format!("Invalid status code: {status}").into();
+    }
+    body
 }
 
 /// The job, if it is known under this owner and application.

@@ -29,11 +29,19 @@ pub(crate) enum Kind {
     Expired,
     Drop,
     Lost,
+    AcceptedHang,
+    Accepted500,
+    CallbackLost,
+    CallbackLate,
+    CallbackTwice,
+    CallbackForged,
+    CallbackEarly,
+    Cost,
 }
 
 impl Kind {
     /// Every kind, with its switch and what it does.
-    pub(crate) const ALL: [(Self, &'static str, &'static str); 19] = [
+    pub(crate) const ALL: [(Self, &'static str, &'static str); 27] = [
         (Self::RateLimited, "429", "refused for now; =SECONDS sets the hint"),
         (Self::Internal, "500", "the vendor's own fault"),
         (Self::Unavailable, "503", "the vendor is overloaded"),
@@ -51,8 +59,20 @@ impl Kind {
         (Self::Bomb, "bomb", "a picture of 20,000 x 20,000 in 49 kB"),
         (Self::Redirect, "redirect", "the picture's URL leads to 169.254.169.254"),
         (Self::Expired, "expired", "the picture's URL has run out"),
-        (Self::Drop, "drop", "the connection is reset, the job goes on"),
+        (Self::Drop, "drop", "the connection is reset, the job goes on; =silent pushes nothing"),
         (Self::Lost, "lost", "the job is unknown when polled"),
+        (Self::AcceptedHang, "accepted-hang", "the job is taken, no reply comes; =silent as above"),
+        (
+            Self::Accepted500,
+            "accepted-500",
+            "the job is taken, the reply is a 500; =silent as above",
+        ),
+        (Self::CallbackLost, "callback-lost", "nothing is pushed"),
+        (Self::CallbackLate, "callback-late", "the push comes =SECONDS later (10)"),
+        (Self::CallbackTwice, "callback-twice", "the push comes =TIMES (2)"),
+        (Self::CallbackForged, "callback-forged", "signed with another key; =body, =stale"),
+        (Self::CallbackEarly, "callback-early", "the push comes before the reply to the submit"),
+        (Self::Cost, "cost", "the cost is =TEXT, such as NaN or -1; =x10 is ten times the price"),
     ];
 
     /// The word of its switch.
@@ -75,6 +95,8 @@ impl Kind {
                 | Self::Empty
                 | Self::Truncated
                 | Self::Drop
+                | Self::AcceptedHang
+                | Self::Accepted500
         )
     }
 
@@ -83,6 +105,16 @@ impl Kind {
         match self {
             Self::Lost if !vendor.has_jobs() => Some("has no jobs to lose"),
             Self::Redirect | Self::Expired if !vendor.has_files() => Some("hands out no URLs"),
+            Self::CallbackLost
+            | Self::CallbackLate
+            | Self::CallbackTwice
+            | Self::CallbackForged
+            | Self::CallbackEarly
+                if !vendor.has_jobs() =>
+            {
+                Some("pushes nothing")
+            }
+            Self::Cost if vendor != Vendor::Bfl => Some("says nothing of its cost"),
             _ => None,
         }
     }

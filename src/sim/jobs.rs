@@ -13,8 +13,10 @@ use super::{
     SimSettings,
     encode::Recipe,
     exchange::Problem,
-    faults::Fault,
+    faults::{Fault, Kind},
+    hooks::Hook,
     rng::Rng,
+    tally::Tally,
     vendor::{Stage, Vendor},
 };
 
@@ -45,6 +47,36 @@ pub(crate) struct Job {
     pub noticed: Option<Instant>,
     /// How often its state was asked.
     pub polls: u32,
+    /// The text it draws.
+    pub prompt: String,
+    /// The client's own name of the request, if it gave one.
+    pub client_ref: Option<String>,
+    /// Where its end is pushed.
+    pub hook: Option<Hook>,
+    /// How often it was pushed, and the last receiver's status.
+    pub pushed: (u32, Option<u16>),
+}
+
+/// A job to be taken.
+pub(crate) struct NewJob<'a> {
+    /// Who works on it.
+    pub vendor: Vendor,
+    /// The vendor's model id.
+    pub model: &'a str,
+    /// The text it draws.
+    pub prompt: String,
+    /// The request, for vendors that echo it.
+    pub request: Value,
+    /// The pictures, or why there are none.
+    pub work: Result<Vec<Recipe>, Problem>,
+    /// What is to go wrong on the way.
+    pub fault: Option<Fault>,
+    /// Time the work takes beyond chance.
+    pub longer: Duration,
+    /// The client's own name of the request.
+    pub client_ref: Option<&'a str>,
+    /// Where its end is to be pushed.
+    pub hook: Option<Hook>,
 }
 
 /// How far a job is.
@@ -103,6 +135,8 @@ pub(crate) struct Jobs {
 
 struct Inner {
     jobs: HashMap<String, Job>,
+    /// What became of the jobs that are forgotten.
+    past: Tally,
     counts: BTreeMap<(Vendor, Stage), u64>,
     switched: HashMap<String, u32>,
     rng: Rng,
@@ -117,6 +151,7 @@ impl Jobs {
             zero: (Instant::now(), SystemTime::now()),
             inner: Mutex::new(Inner {
                 jobs: HashMap::new(),
+                past: Tally::default(),
                 counts: BTreeMap::new(),
                 switched: HashMap::new(),
                 rng: Rng::new(settings.seed),
@@ -125,36 +160,41 @@ impl Jobs {
     }
 
     /// Takes a job: decides how long it will wait and run.
-    pub(crate) fn take(
-        &self,
-        vendor: Vendor,
-        model: &str,
-        request: Value,
-        work: Result<Vec<Recipe>, Problem>,
-        fault: Option<Fault>,
-        longer: Duration,
-    ) -> Job {
-        let mut inner = self.inner.lock();
+    pub(crate) fn take(&self, new: NewJob<'_>) -> Job {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
         let time = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let queue = time(inner.rng.lognormal(self.queue_s, self.sigma));
-        let run = time(inner.rng.lognormal(self.run_s, self.sigma)) + longer;
+        let run = time(inner.rng.lognormal(self.run_s, self.sigma)) + new.longer;
         // What is not valid or not allowed is refused without being worked on.
-        let run = if work.is_ok() { run } else { run.min(time(0.05)) };
+        let run = if new.work.is_ok() { run } else { run.min(time(0.05)) };
+        let early = new.fault.as_ref().is_some_and(|fault| fault.kind == Kind::CallbackEarly);
+        let waits = new.vendor.has_jobs() && !early;
         let job = Job {
-            id: new_id(vendor),
-            vendor,
-            model: model.to_owned(),
-            request,
-            work,
-            fault,
+            id: new_id(new.vendor),
+            vendor: new.vendor,
+            model: new.model.to_owned(),
+            request: new.request,
+            work: new.work,
+            fault: new.fault,
             created: Instant::now(),
-            queue: if vendor.has_jobs() { queue } else { Duration::ZERO },
-            run,
+            queue: if waits { queue } else { Duration::ZERO },
+            run: if early { Duration::ZERO } else { run },
             cancelled: None,
             noticed: None,
             polls: 0,
+            prompt: new.prompt,
+            client_ref: new.client_ref.map(str::to_owned),
+            hook: new.hook,
+            pushed: (0, None),
         };
-        inner.jobs.retain(|_, job| !forgotten(job));
+        inner.jobs.retain(|_, job| {
+            let gone = forgotten(job);
+            if gone {
+                inner.past.add(job);
+            }
+            !gone
+        });
         inner.jobs.insert(job.id.clone(), job.clone());
         job
     }
@@ -177,6 +217,22 @@ impl Jobs {
         if let Some(job) = self.inner.lock().jobs.get_mut(id) {
             job.noticed.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// Notes that its end was pushed, and the receiver's status; 0 if there was none.
+    pub(crate) fn pushed(&self, id: &str, status: u16) {
+        if let Some(job) = self.inner.lock().jobs.get_mut(id) {
+            job.pushed = (job.pushed.0 + 1, Some(status));
+        }
+    }
+
+    /// The jobs of a vendor that are remembered, the newest first.
+    pub(crate) fn list(&self, vendor: Vendor) -> Vec<Job> {
+        let inner = self.inner.lock();
+        let known = inner.jobs.values().filter(|job| job.vendor == vendor && !forgotten(job));
+        let mut jobs: Vec<Job> = known.cloned().collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.created));
+        jobs
     }
 
     /// Cancels a job that is not over.
@@ -215,6 +271,7 @@ impl Jobs {
     pub(crate) fn reset(&self) {
         let mut inner = self.inner.lock();
         inner.jobs.clear();
+        inner.past = Tally::default();
         inner.counts.clear();
         inner.switched.clear();
     }
@@ -229,10 +286,14 @@ impl Jobs {
     /// The answer of `/sim/stats`.
     pub(crate) fn stats(&self) -> Value {
         let inner = self.inner.lock();
+        let mut tally = inner.past.clone();
+        for job in inner.jobs.values() {
+            tally.add(job);
+        }
         let vendors: serde_json::Map<String, Value> = Vendor::ALL
             .into_iter()
             .map(|vendor| {
-                let counts: serde_json::Map<String, Value> =
+                let mut counts: serde_json::Map<String, Value> =
                     [Stage::Submit, Stage::Poll, Stage::Result, Stage::File, Stage::Other]
                         .into_iter()
                         .map(|stage| {
@@ -240,6 +301,7 @@ impl Jobs {
                             (stage.name().to_owned(), n.into())
                         })
                         .collect();
+                counts.extend(tally.vendor(vendor));
                 (vendor.name().to_owned(), counts.into())
             })
             .collect();
@@ -258,10 +320,21 @@ impl Jobs {
                     "cancelled": job.cancelled.is_some(),
                     "first_seen_done": job.noticed.map(|at| self.clock(at)),
                     "polls": job.polls,
+                    "prompt": job.prompt,
+                    "client_ref": job.client_ref,
+                    "callback_url": job.hook.as_ref().map(|hook| &hook.url),
+                    "pushes": job.pushed.0,
+                    "push_status": job.pushed.1,
+                    "billed": Tally::bills(job),
                 })
             })
             .collect();
-        json!({"vendors": vendors, "jobs": jobs})
+        json!({
+            "vendors": vendors,
+            "deployments": tally.deployments(),
+            "prompts": tally.prompts(),
+            "jobs": jobs,
+        })
     }
 }
 
@@ -297,7 +370,17 @@ mod tests {
     }
 
     fn take(jobs: &Jobs, vendor: Vendor) -> Job {
-        jobs.take(vendor, "model", Value::Null, Ok(Vec::new()), None, Duration::ZERO)
+        jobs.take(NewJob {
+            vendor,
+            model: "model",
+            prompt: "a fox".to_owned(),
+            request: Value::Null,
+            work: Ok(Vec::new()),
+            fault: None,
+            longer: Duration::ZERO,
+            client_ref: None,
+            hook: None,
+        })
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,8 @@
 //! 2. The dialect checks key, content type and fields ([`schema`], [`size`]) and takes a job
 //!    ([`jobs`]), whose pictures begin to be drawn at once ([`gallery`], [`draw`], [`encode`]).
 //! 3. Replies tell the job's state by the time that has passed; pictures come inline or from
-//!    [`files`], by URLs that expire.
+//!    [`files`], by URLs that expire. Whoever asked for it is told of the end ([`hooks`]).
+//! 4. [`tally`] keeps the truth: how many jobs were taken, and how many are billed.
 
 #[cfg(test)]
 mod agreement;
@@ -26,6 +27,7 @@ mod files;
 mod form;
 mod gallery;
 mod gemini;
+mod hooks;
 mod jobs;
 mod openai;
 mod replicate;
@@ -35,6 +37,7 @@ mod server;
 mod size;
 mod stability;
 mod studio;
+mod tally;
 mod together;
 mod vendor;
 
@@ -42,6 +45,7 @@ pub use faults::{FaultRate, UnknownFault};
 pub use server::{router, serve};
 
 use gallery::Gallery;
+use hooks::Hooks;
 use jobs::Jobs;
 
 /// How the simulator behaves.
@@ -86,6 +90,7 @@ pub(crate) struct Sim {
     settings: SimSettings,
     jobs: Jobs,
     gallery: Gallery,
+    hooks: Hooks,
     /// Signs the URLs of pictures.
     secret: [u8; 16],
 }

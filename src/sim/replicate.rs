@@ -12,6 +12,7 @@ use super::{
     exchange::{Exchange, Problem, check_key, json as reply, with},
     faults::Kind,
     files,
+    hooks::Hook,
     jobs::{Job, State},
     schema::{Violation, Wrong, type_name},
     studio::{self, Wish, seconds},
@@ -62,6 +63,10 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
             let latest = json!({"id": version_of(data, &id), "cog_version": "0.16.0"});
             Ok(reply(200, &json!({"owner": owner, "name": name, "latest_version": latest})))
         }
+        ("GET", ["v1", "webhooks", "default", "secret"]) => {
+            Ok(reply(200, &json!({"key": x.sim.hooks.standard_secret()})))
+        }
+        ("GET", ["v1", "predictions"]) => list(x),
         ("GET", ["v1", "predictions", id]) => {
             let job = find(x, id)?;
             x.sim.jobs.polled(&job.id);
@@ -112,6 +117,8 @@ async fn submit(x: &Exchange, model: String) -> Result<Response, Problem> {
     let Some(Value::Object(input)) = object.get("input") else {
         return Err(whole("input", Wrong::Missing));
     };
+    let hook =
+        hook(&object).map_err(|field| whole(field, Wrong::Rule("is not valid".to_owned())))?;
     let order = family.order(input).map_err(|violations| Problem::Fields(inside(violations)))?;
     let wish = Wish {
         prompt: at(input, "prompt").and_then(Value::as_str).unwrap_or_default(),
@@ -125,7 +132,7 @@ async fn submit(x: &Exchange, model: String) -> Result<Response, Problem> {
         (_, Some(_)) => Err(Problem::Internal),
         _ => Ok(studio::recipes(x, &model, &order, &wish)),
     };
-    let job = studio::take(x, &model, Value::Object(input.clone()), work);
+    let job = studio::take(x, &model, Value::Object(input.clone()), work, hook).await;
     let waited = match wait(x) {
         Some(longest) => {
             sleep_until(job.ends().min(Instant::now() + longest)).await;
@@ -136,6 +143,63 @@ async fn submit(x: &Exchange, model: String) -> Result<Response, Problem> {
     let status = if waited { 202 } else { 201 };
     let response = reply(status, &prediction(x, &job));
     Ok(with(response, "location", format!("{}/replicate/v1/predictions/{}", x.origin, job.id)))
+}
+
+/// Where the end of the prediction is to be pushed; the field that is wrong.
+fn hook(object: &Map<String, Value>) -> Result<Option<Hook>, &'static str> {
+    let events = match object.get("webhook_events_filter") {
+        None => None,
+        Some(list) => Some(list.as_array().ok_or("webhook_events_filter")?),
+    };
+    let known = ["start", "output", "logs", "completed"];
+    let mut words = events.into_iter().flatten().map(|word| word.as_str().unwrap_or_default());
+    if words.any(|word| !known.contains(&word)) {
+        return Err("webhook_events_filter");
+    }
+    let Some(url) = object.get("webhook") else { return Ok(None) };
+    let mut hook = url.as_str().and_then(Hook::at).ok_or("webhook")?;
+    hook.muted = events.is_some_and(|list| !list.iter().any(|word| word == "completed"));
+    Ok(Some(hook))
+}
+
+/// Predictions on a page.
+const PAGE: usize = 100;
+
+/// The predictions of late, the newest first, within a window of time if one is given.
+fn list(x: &Exchange) -> Result<Response, Problem> {
+    let refuse = |field: &str| {
+        let given = Value::from(x.query.get(field).map(String::as_str));
+        Problem::Fields(vec![Violation::rule(field, &given, "is not valid")])
+    };
+    let known = ["created_after", "created_before", "cursor"];
+    if let Some(odd) = x.query.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(refuse(odd));
+    }
+    let time = |field: &str| {
+        let read = |text: &String| humantime::parse_rfc3339(text).map_err(|_| refuse(field));
+        x.query.get(field).map(read).transpose()
+    };
+    let (after, before) = (time("created_after")?, time("created_before")?);
+    let cursor = match x.query.get("cursor") {
+        None => 0,
+        Some(text) => text.parse::<usize>().map_err(|_| refuse("cursor"))?,
+    };
+    let known: Vec<Job> = x.sim.jobs.list(x.vendor);
+    let mut found = known.iter().filter(|job| {
+        let seconds = Duration::try_from_secs_f64(x.sim.jobs.clock(job.created));
+        let at = std::time::UNIX_EPOCH + seconds.unwrap_or_default();
+        let lost = job.fault.as_ref().is_some_and(|fault| fault.kind == Kind::Lost);
+        !lost && after.is_none_or(|after| at >= after) && before.is_none_or(|before| at < before)
+    });
+    let page: Vec<Value> =
+        found.by_ref().skip(cursor).take(PAGE).map(|job| prediction(x, job)).collect();
+    let next = found.next().map(|_| {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        let kept = x.query.iter().filter(|(name, _)| *name != "cursor");
+        query.extend_pairs(kept).append_pair("cursor", &(cursor + PAGE).to_string());
+        format!("{}/replicate/v1/predictions?{}", x.origin, query.finish())
+    });
+    Ok(reply(200, &json!({"previous": null, "next": next, "results": page})))
 }
 
 /// How long `Prefer: wait` holds the reply.
@@ -165,7 +229,7 @@ fn find(x: &Exchange, id: &str) -> Result<Job, Problem> {
 }
 
 /// The prediction as it stands; notes that a finished one was seen.
-fn prediction(x: &Exchange, job: &Job) -> Value {
+pub(crate) fn prediction(x: &Exchange, job: &Job) -> Value {
     let url = format!("{}/replicate/v1/predictions/{}", x.origin, job.id);
     let at = |instant| {
         let time = Duration::try_from_secs_f64(x.sim.jobs.clock(instant)).unwrap_or_default();
@@ -194,7 +258,7 @@ fn prediction(x: &Exchange, job: &Job) -> Value {
     }
     let started =
         (state != State::Queued && Instant::now() >= job.starts()).then(|| at(job.starts()));
-    json!({
+    let mut body = json!({
         "id": job.id,
         "model": job.model,
         "version": "hidden",
@@ -218,7 +282,11 @@ fn prediction(x: &Exchange, job: &Job) -> Value {
             "cancel": format!("{url}/cancel"),
             "web": format!("https://replicate.com/p/{}", job.id),
         },
-    })
+    });
+    if let Some(hook) = &job.hook {
+        body["webhook"] = hook.url.as_str().into();
+    }
+    body
 }
 
 /// The model decides: one string, or a list even of one.

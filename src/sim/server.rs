@@ -21,6 +21,7 @@ use super::{
     faults::{Fault, Kind, magic_word},
     files,
     gallery::Gallery,
+    hooks::Hooks,
     jobs::{Job, Jobs},
     schema::Violation,
     vendor::{Stage, Vendor},
@@ -34,6 +35,7 @@ pub fn router(settings: SimSettings) -> Router {
     let sim = Sim {
         jobs: Jobs::new(&settings),
         gallery: Gallery::new(),
+        hooks: Hooks::new(),
         secret: *uuid::Uuid::new_v4().as_bytes(),
         settings,
     };
@@ -196,6 +198,14 @@ async fn play(x: Exchange, stage: Stage, job: Option<Job>) -> Response {
             refuse(Problem::Fields(vec![Violation::rule("prompt", &json!(null), words)]))
         }
         Kind::Hang => std::future::pending().await,
+        Kind::AcceptedHang => {
+            drop(regular(&x, stage).await);
+            std::future::pending().await
+        }
+        Kind::Accepted500 => {
+            drop(regular(&x, stage).await);
+            refuse(Problem::Internal)
+        }
         Kind::Html => {
             let page = "<!DOCTYPE html><html><body><h1>Welcome to nginx!</h1></body></html>";
             exchange::bytes(StatusCode::OK, "text/html; charset=utf-8", page)

@@ -12,7 +12,8 @@ use super::{
     encode::Recipe,
     exchange::{Exchange, Problem},
     faults::Kind,
-    jobs::Job,
+    hooks::{self, Hook},
+    jobs::{Job, NewJob},
 };
 
 /// What a dialect knows about the pictures beside their order.
@@ -54,17 +55,40 @@ pub(crate) fn recipes(x: &Exchange, model: &str, order: &Order, wish: &Wish<'_>)
         .collect()
 }
 
-/// Takes a job and begins to draw.
-pub(crate) fn take(
+/// Takes a job, begins to draw, and sees to it that its end is pushed where that is wanted.
+pub(crate) async fn take(
     x: &Exchange,
     model: &str,
     request: Value,
     work: Result<Vec<Recipe>, Problem>,
+    hook: Option<Hook>,
 ) -> Job {
     for recipe in work.iter().flatten() {
         x.sim.gallery.order(recipe);
     }
-    x.sim.jobs.take(x.vendor, model, request, work, x.fault.clone(), x.extra_time())
+    let job = x.sim.jobs.take(NewJob {
+        vendor: x.vendor,
+        model,
+        prompt: prompt(x, &work),
+        request,
+        work,
+        fault: x.fault.clone(),
+        longer: x.extra_time(),
+        client_ref: Some(x.header("x-client-request-id")).filter(|name| !name.is_empty()),
+        hook,
+    });
+    hooks::order(x, &job).await;
+    job
+}
+
+/// The text of a request, whether or not it is drawn.
+fn prompt(x: &Exchange, work: &Result<Vec<Recipe>, Problem>) -> String {
+    if let Ok([first, ..]) = work.as_deref() {
+        return first.scene.prompt.clone();
+    }
+    let body: Value = serde_json::from_slice(&x.body).unwrap_or_default();
+    let text = ["/prompt", "/input/prompt"].iter().find_map(|at| body.pointer(at)?.as_str());
+    text.unwrap_or_default().to_owned()
 }
 
 /// The whole of a synchronous call: takes the job, waits for its end, gives the pictures.
@@ -74,8 +98,8 @@ pub(crate) async fn work(
     recipes: Vec<Recipe>,
 ) -> Result<(Job, Vec<Bytes>), Problem> {
     let failed = x.fault(Kind::Failed).is_some();
-    let job =
-        take(x, model, Value::Null, if failed { Err(Problem::Internal) } else { Ok(recipes) });
+    let work = if failed { Err(Problem::Internal) } else { Ok(recipes) };
+    let job = take(x, model, Value::Null, work, None).await;
     sleep_until(job.ends()).await;
     let mut pictures = Vec::new();
     for recipe in job.work.clone()? {

@@ -146,7 +146,7 @@ impl Vendor {
             Self::Together => together::answer(x).await,
             Self::Fal => fal::answer(x).await,
             Self::Replicate => replicate::answer(x).await,
-            Self::Bfl => bfl::answer(x),
+            Self::Bfl => bfl::answer(x).await,
             Self::Gemini => gemini::answer(x).await,
             Self::Stability => stability::answer(x).await,
         }

@@ -28,10 +28,22 @@ pub(crate) struct Meta {
     #[serde(default)]
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) call: CallSpec,
-    /// `done`, `wait` (the fixture ends while the job runs) or the name of a fault.
+    /// Our name of the submit.
+    pub(crate) client_ref: Option<String>,
+    /// Where the provider is to push.
+    pub(crate) callback: Option<CallbackSpec>,
+    /// `done`, `wait` (the fixture ends while the job runs), the name of a fault, or what is left
+    /// of a submit whose reply was lost: `absent` or `unclear` after a search, else `unknown`.
     pub(crate) expect: String,
     /// Page, section and date it was transcribed from, or `recorded` and the date.
     pub(crate) source: String,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CallbackSpec {
+    pub(crate) url: String,
+    pub(crate) secret: Option<String>,
 }
 
 /// What is called: a row of the catalogue, or one made up here.
@@ -126,19 +138,64 @@ pub(crate) struct Send {
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Answer {
+    #[serde(default = "ok")]
     pub(crate) status: u16,
     #[serde(default)]
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) json: Option<Value>,
     pub(crate) text: Option<String>,
     pub(crate) media: Option<String>,
+    /// Nothing of it arrived.
+    #[serde(default)]
+    pub(crate) lost: bool,
+}
+
+fn ok() -> u16 {
+    200
+}
+
+/// What the provider pushes.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Push {
+    #[serde(default)]
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) json: Option<Value>,
+    pub(crate) text: Option<String>,
+    /// Whether it must be taken for nothing.
+    #[serde(default)]
+    pub(crate) ignored: bool,
+    /// The job it completes the records with.
+    pub(crate) job: Option<Value>,
+}
+
+/// The search for the job of a lost submit.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Search {
+    /// When the submit was sent, seconds since 1970.
+    pub(crate) sent_at: u64,
+    pub(crate) url: String,
+    /// The ids that may be the submit's.
+    pub(crate) found: Vec<String>,
+    /// Ids that are known as those of other submits.
+    #[serde(default)]
+    pub(crate) taken: Vec<String>,
+}
+
+/// One thing that happens.
+#[derive(Clone)]
+pub(crate) enum Exchange {
+    Send(Box<Send>, Answer),
+    Push(Push),
+    Search(Search, Answer),
 }
 
 #[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) dir: PathBuf,
     pub(crate) meta: Meta,
-    pub(crate) exchanges: Vec<(Send, Answer)>,
+    pub(crate) exchanges: Vec<Exchange>,
     /// `output.json` or `error.json`.
     pub(crate) end: Option<Value>,
     /// `cancel.json`: the request that would cancel the last job.
@@ -161,27 +218,32 @@ impl Case {
         let meta: Meta = toml::from_str(&text).map_err(|e| format!("case.toml: {e}"))?;
         let mut exchanges = Vec::new();
         for i in 1.. {
-            let send = read(&dir.join(format!("{i:02}-send.json")))?;
-            let reply = read(&dir.join(format!("{i:02}-reply.json")))?;
-            match (send, reply) {
-                (Some(send), Some(reply)) => exchanges.push((send, reply)),
-                (None, None) => break,
-                _ => return Err(format!("{i:02}: a send and a reply belong together")),
-            }
+            let file = |name: &str| dir.join(format!("{i:02}-{name}.json"));
+            let (send, search) = (read(&file("send"))?, read(&file("search"))?);
+            exchanges.push(match (send, search, read(&file("reply"))?, read(&file("push"))?) {
+                (Some(send), None, Some(reply), None) => Exchange::Send(Box::new(send), reply),
+                (None, Some(search), Some(reply), None) => Exchange::Search(search, reply),
+                (None, None, None, Some(push)) => Exchange::Push(push),
+                (None, None, None, None) => break,
+                _ => return Err(format!("{i:02}: a send or a search and its reply, or a push")),
+            });
         }
         let end = match meta.expect.as_str() {
-            "wait" => None,
+            "wait" | "absent" | "unclear" | "unknown" => None,
             "done" => read(&dir.join("output.json"))?,
             _ => read(&dir.join("error.json"))?,
         };
-        if meta.expect != "wait" && end.is_none() {
+        let open = ["wait", "absent", "unclear", "unknown"].contains(&meta.expect.as_str());
+        if !open && end.is_none() {
             return Err("output.json (expect = \"done\") or error.json is missing".to_owned());
         }
         let known = |name: &str| {
             ["case.toml", "output.json", "error.json", "cancel.json"].contains(&name)
                 || Path::new(name).extension().is_none_or(|e| e != "json")
                 || name.get(..2).and_then(|n| n.parse().ok()).is_some_and(|n: usize| {
-                    n <= exchanges.len() && ["-send.json", "-reply.json"].contains(&&name[2..])
+                    n <= exchanges.len()
+                        && ["-send.json", "-reply.json", "-push.json", "-search.json"]
+                            .contains(&&name[2..])
                 })
         };
         if let Some(odd) = entries(dir).into_iter().find(|name| !known(name)) {
@@ -246,6 +308,20 @@ impl Case {
         };
         let headers = answer.headers.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         Ok(Reply { status: answer.status, headers, body })
+    }
+}
+
+impl Push {
+    /// As a reply, which is how adapters see it.
+    pub(crate) fn answer(&self) -> Answer {
+        Answer {
+            status: 200,
+            headers: self.headers.clone(),
+            json: self.json.clone(),
+            text: self.text.clone(),
+            media: None,
+            lost: false,
+        }
     }
 }
 

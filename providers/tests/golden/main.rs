@@ -19,7 +19,7 @@ use providers::{
 };
 use serde_json::{Map, Value};
 
-use case::{Case, cases, cases_in};
+use case::{Case, Exchange, Send, cases, cases_in};
 use drive::{called, check};
 
 #[test]
@@ -43,29 +43,40 @@ fn a_fixture_that_differs_in_one_field_fails() {
         let fails = |case: &Case, what: &str| {
             assert!(check(&catalog, &provider, case).is_err(), "{provider}/{scenario}: {what}");
         };
-        for (i, (send, _)) in case.exchanges.iter().enumerate() {
-            let mut changed = case.clone();
-            changed.exchanges[i].0.url.push('x');
-            fails(&changed, "another address passed");
-            for (name, body) in [("json", &send.json), ("form", &send.form)] {
-                let Some(Value::Object(fields)) = body else { continue };
-                let mut bodies: Vec<Map<String, Value>> = fields
-                    .keys()
-                    .map(|left_out| {
-                        fields.clone().into_iter().filter(|(k, _)| k != left_out).collect()
-                    })
-                    .collect();
-                let mut more = fields.clone();
-                more.insert("a_field_too_many".to_owned(), 1.into());
-                bodies.push(more);
-                for body in bodies {
-                    let mut changed = case.clone();
-                    let slot = &mut changed.exchanges[i].0;
-                    *if name == "json" { &mut slot.json } else { &mut slot.form } =
-                        Some(Value::Object(body));
-                    fails(&changed, "another body passed");
-                    tried += 1;
+        for (i, exchange) in case.exchanges.iter().enumerate() {
+            let changed = |change: &dyn Fn(&mut Exchange)| {
+                let mut changed = case.clone();
+                change(&mut changed.exchanges[i]);
+                changed
+            };
+            match exchange {
+                Exchange::Send(send, _) => {
+                    for other in other_sends(send) {
+                        let case = changed(&|exchange| {
+                            if let Exchange::Send(slot, _) = exchange {
+                                **slot = other.clone();
+                            }
+                        });
+                        fails(&case, "another request passed");
+                        tried += 1;
+                    }
                 }
+                Exchange::Push(_) => fails(
+                    &changed(&|exchange| {
+                        if let Exchange::Push(push) = exchange {
+                            push.ignored = !push.ignored;
+                        }
+                    }),
+                    "a push that counts and one that does not passed for each other",
+                ),
+                Exchange::Search(..) => fails(
+                    &changed(&|exchange| {
+                        if let Exchange::Search(search, _) = exchange {
+                            search.found.push("another".to_owned());
+                        }
+                    }),
+                    "another find passed",
+                ),
             }
         }
         if let Some(Value::Object(end)) = &case.end {
@@ -80,6 +91,27 @@ fn a_fixture_that_differs_in_one_field_fails() {
         }
     }
     assert!(tried > 0, "no fixture was tried");
+}
+
+/// The request with another address, without one of its fields, and with one too many.
+fn other_sends(send: &Send) -> Vec<Send> {
+    let mut others = vec![Send { url: format!("{}x", send.url), ..send.clone() }];
+    for (is_json, body) in [(true, &send.json), (false, &send.form)] {
+        let Some(Value::Object(fields)) = body else { continue };
+        let without = |left_out: &String| -> Map<String, Value> {
+            fields.clone().into_iter().filter(|(k, _)| k != left_out).collect()
+        };
+        let mut bodies: Vec<Map<String, Value>> = fields.keys().map(without).collect();
+        let mut more = fields.clone();
+        more.insert("a_field_too_many".to_owned(), 1.into());
+        bodies.push(more);
+        others.extend(bodies.into_iter().map(|body| {
+            let mut other = send.clone();
+            *if is_json { &mut other.json } else { &mut other.form } = Some(Value::Object(body));
+            other
+        }));
+    }
+    others
 }
 
 /// Whether a scenario shows a call that goes well.
@@ -120,6 +152,30 @@ fn every_adapter_and_every_request_shape_of_the_catalogue_has_a_happy_fixture() 
     }
     let missing: Vec<&String> = missing.values().collect();
     assert!(missing.is_empty(), "no happy fixture for the request shape of {missing:?}");
+}
+
+#[test]
+fn every_rung_an_adapter_declares_has_fixtures() {
+    let catalog = Catalog::embedded().unwrap();
+    let mut shown: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for (provider, _, case) in cases() {
+        let case = case.unwrap();
+        let adapter = called(&catalog, &case, &provider).unwrap().adapter.name();
+        let lost = |e: &Exchange| matches!(e, Exchange::Send(_, answer) if answer.lost);
+        let after_loss = case.exchanges.iter().skip_while(|e| !lost(e)).skip(1);
+        // A case that goes on to the end, from a submit whose reply was lost.
+        let rung = after_loss.take(1).filter(|_| case.meta.expect == "done");
+        shown.extend(rung.filter_map(|exchange| match exchange {
+            Exchange::Push(_) => Some((adapter, "callback")),
+            Exchange::Search(..) => Some((adapter, "search")),
+            Exchange::Send(..) => None,
+        }));
+    }
+    let declared: BTreeSet<(&str, &str)> = ADAPTERS
+        .iter()
+        .flat_map(|adapter| adapter.recovery().iter().map(|rung| (adapter.name(), rung.name())))
+        .collect();
+    assert_eq!(shown, declared);
 }
 
 /// The worked example of `docs/adding-a-provider.md`: nothing but its files is new.

@@ -3,6 +3,7 @@
 
 mod faults;
 mod fixtures;
+mod hooks;
 mod queues;
 mod refusals;
 mod sync;
