@@ -5,6 +5,9 @@
 
 mod catalog;
 mod check;
+mod keys;
+mod operator;
+mod projects;
 
 use std::{
     error::Error,
@@ -51,6 +54,8 @@ Examples:
   mediagate check --config mediagate.toml       is the file good?
   mediagate catalog --provider fal              what fal sells, and for how much
   mediagate simulate --listen 127.0.0.1:4100    every provider at once, on one port
+  mediagate keys create --name ci --budget-usd 5 --period month
+                                                a key for the API, with a budget
 
 Exit codes: 0 all is well, 1 failed while running, 2 bad command line or configuration.";
 
@@ -65,9 +70,19 @@ enum Command {
     Check,
     /// List the models on sale: who sells them, in which sizes and formats, for how much
     Catalog(CatalogArgs),
+    /// Make, list and revoke keys of the API
+    #[command(subcommand, after_help = TENANTS)]
+    Keys(keys::KeysCommand),
+    /// Make and list projects
+    #[command(subcommand, after_help = TENANTS)]
+    Projects(projects::ProjectsCommand),
     /// Print the version
     Version,
 }
+
+const TENANTS: &str = "\
+Works on the database of the configuration, also beside a running gateway, which knows of it within
+a second; or with --url on the admin listener of a gateway elsewhere.";
 
 #[derive(Clone, Copy, Debug, Args)]
 struct ServeArgs {
@@ -170,6 +185,12 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Some(Command::Check) => check::run(&load(cli.serve.listen)?, out),
         Some(Command::Catalog(args)) => {
             catalog::run(&load(None)?.catalog, args.provider.as_deref(), args.json, out)
+        }
+        Some(Command::Keys(command)) => {
+            runtime(Some(1))?.block_on(keys::run(command, cli.config.as_deref(), out))
+        }
+        Some(Command::Projects(command)) => {
+            runtime(Some(1))?.block_on(projects::run(command, cli.config.as_deref(), out))
         }
         Some(Command::Version) => Ok(writeln!(out, "mediagate {}", env!("CARGO_PKG_VERSION"))?),
     }

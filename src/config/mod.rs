@@ -340,6 +340,11 @@ impl Config {
     }
 }
 
+/// `MEDIAGATE_ADMIN_KEY`: what commands show to a running gateway.
+pub fn admin_key_variable() -> Option<Secret> {
+    real_variable("MEDIAGATE_ADMIN_KEY").filter(|text| !text.is_empty()).map(Secret::new)
+}
+
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 fn real_variable(name: &str) -> Option<String> {
     std::env::var(name).ok()

@@ -94,7 +94,7 @@ pub(super) async fn list(
     let (page, org) = (params.page()?, params.take("org")?);
     params.end()?;
     let part = admin_keys::list(&app.admin()?.db, &actor, org.as_deref(), &page).await?;
-    Ok(super::list(&part, show))
+    Ok(Json(super::list(&part, show)))
 }
 
 /// One credential, without its secret.

@@ -46,5 +46,5 @@ pub(super) async fn list(
     let (page, org) = (params.page()?, params.take("org")?);
     params.end()?;
     let part = audit::list(&app.admin()?.db, &actor, org.as_deref(), &page).await?;
-    Ok(super::list(&part, show))
+    Ok(Json(super::list(&part, show)))
 }

@@ -18,7 +18,7 @@ const LONGEST_PAGE: u32 = 100;
 
 /// The fields of a JSON body.
 #[derive(Debug)]
-pub(in crate::api) struct Fields(Map<String, Value>);
+pub(crate) struct Fields(Map<String, Value>);
 
 impl<S: Send + Sync> FromRequest<S> for Fields {
     type Rejection = Error;
@@ -30,24 +30,30 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     }
 }
 
+impl From<Map<String, Value>> for Fields {
+    fn from(map: Map<String, Value>) -> Self {
+        Self(map)
+    }
+}
+
 impl Fields {
     /// A text that must be there.
-    pub(in crate::api) fn need(&mut self, name: &str) -> Result<String, Error> {
+    pub(crate) fn need(&mut self, name: &str) -> Result<String, Error> {
         self.text(name)?.ok_or_else(|| Error::invalid(name, format!("{name} is missing")))
     }
 
     /// A text.
-    pub(in crate::api) fn text(&mut self, name: &str) -> Result<Option<String>, Error> {
+    pub(crate) fn text(&mut self, name: &str) -> Result<Option<String>, Error> {
         self.nullable_text(name).map(Change::given)
     }
 
     /// A text; null clears it.
-    pub(in crate::api) fn nullable_text(&mut self, name: &str) -> Result<Change<String>, Error> {
+    pub(crate) fn nullable_text(&mut self, name: &str) -> Result<Change<String>, Error> {
         self.nullable(name, "a text", |value| value.as_str().map(str::to_owned))
     }
 
     /// A list of texts.
-    pub(in crate::api) fn texts(&mut self, name: &str) -> Result<Option<Vec<String>>, Error> {
+    pub(crate) fn texts(&mut self, name: &str) -> Result<Option<Vec<String>>, Error> {
         let list = self.nullable(name, "a list of texts", |value| {
             value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
         });
@@ -55,24 +61,24 @@ impl Fields {
     }
 
     /// `true` or `false`.
-    pub(in crate::api) fn flag(&mut self, name: &str) -> Result<Option<bool>, Error> {
+    pub(crate) fn flag(&mut self, name: &str) -> Result<Option<bool>, Error> {
         self.nullable(name, "true or false", Value::as_bool).map(Change::given)
     }
 
     /// A whole number from 0; null clears it.
-    pub(in crate::api) fn count(&mut self, name: &str) -> Result<Change<u32>, Error> {
+    pub(crate) fn count(&mut self, name: &str) -> Result<Change<u32>, Error> {
         self.nullable(name, "a whole number from 0 to 4294967295", |value| {
             value.as_u64().and_then(|n| u32::try_from(n).ok())
         })
     }
 
     /// A time in Unix seconds, as Unix ms; null clears it.
-    pub(in crate::api) fn time(&mut self, name: &str) -> Result<Change<i64>, Error> {
+    pub(crate) fn time(&mut self, name: &str) -> Result<Change<i64>, Error> {
         self.nullable(name, "a time in Unix seconds", |value| value.as_i64()?.checked_mul(1000))
     }
 
     /// Refuses what was not asked for.
-    pub(in crate::api) fn end(self) -> Result<(), Error> {
+    pub(crate) fn end(self) -> Result<(), Error> {
         match self.0.keys().next() {
             None => Ok(()),
             Some(name) => {
@@ -102,7 +108,7 @@ impl Fields {
 
 /// The parameters of a query.
 #[derive(Debug)]
-pub(in crate::api) struct Params(Vec<(String, String)>);
+pub(crate) struct Params(Vec<(String, String)>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Params {
     type Rejection = Error;
@@ -114,9 +120,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
     }
 }
 
+impl From<Vec<(String, String)>> for Params {
+    fn from(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+}
+
 impl Params {
     /// One parameter; given twice, it is refused.
-    pub(in crate::api) fn take(&mut self, name: &str) -> Result<Option<String>, Error> {
+    pub(crate) fn take(&mut self, name: &str) -> Result<Option<String>, Error> {
         let Some(at) = self.0.iter().position(|(key, _)| key == name) else { return Ok(None) };
         let (_, value) = self.0.swap_remove(at);
         if self.0.iter().any(|(key, _)| key == name) {
@@ -126,7 +138,7 @@ impl Params {
     }
 
     /// `limit` and `after`.
-    pub(in crate::api) fn page(&mut self) -> Result<Page, Error> {
+    pub(crate) fn page(&mut self) -> Result<Page, Error> {
         let limit = match self.take("limit")? {
             None => USUAL_PAGE,
             Some(text) => {
@@ -139,7 +151,7 @@ impl Params {
     }
 
     /// Refuses what was not asked for.
-    pub(in crate::api) fn end(self) -> Result<(), Error> {
+    pub(crate) fn end(self) -> Result<(), Error> {
         match self.0.into_iter().next() {
             None => Ok(()),
             Some((name, _)) => {

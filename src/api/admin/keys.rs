@@ -8,11 +8,16 @@ use serde_json::{Value, json};
 use super::{Created, Fields, Params, created, seconds};
 use crate::{
     api::{App, path::Path},
+    db::Db,
     error::Error,
     tenant::{
         self, Budget, DEFAULT, Period, budgets,
+        key::Pepper,
         role::Actor,
-        store::keys::{self, ApiKey, KeyBudget, Rights, RightsChange},
+        store::{
+            keys::{self, ApiKey, KeyBudget, Rights, RightsChange},
+            projects,
+        },
     },
 };
 
@@ -92,7 +97,7 @@ fn rights(fields: &mut Fields) -> Result<RightsChange, Error> {
 /// Makes a key. `key` is in this answer and nowhere else.
 #[utoipa::path(
     post, path = "/admin/v1/keys",
-    request_body(content = Object, description = "name; project (default); models, endpoints \
+    request_body(content = Object, description = "name; project by id or name (default); models, endpoints \
         ([\"*\"]); rpm, ipm, tpm, max_concurrent (null); join_retries (true); heartbeat (false); \
         expires_at in Unix seconds (null); budget_usd, budget_period (total)"),
     responses((status = 201, description = "the key, with its secret", body = Object)),
@@ -101,8 +106,20 @@ fn rights(fields: &mut Fields) -> Result<RightsChange, Error> {
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Extension(actor): Extension<Actor>,
-    mut fields: Fields,
+    fields: Fields,
 ) -> Result<Created, Error> {
+    let body = make(&app.admin()?.db, app.auth.directory().pepper(), &actor, fields).await?;
+    app.tell().await;
+    Ok(created(body))
+}
+
+/// Makes a key as a body says.
+pub(crate) async fn make(
+    db: &Db,
+    pepper: &Pepper,
+    actor: &Actor,
+    mut fields: Fields,
+) -> Result<Value, Error> {
     let project = fields.text("project")?;
     let budget = budget(&mut fields)?;
     let asked = rights(&mut fields)?;
@@ -113,20 +130,18 @@ pub(super) async fn create(
     let mut rights = Rights::all(name);
     asked.apply(&mut rights);
     let project = match (project, actor.org.as_deref()) {
-        (Some(project), _) => project,
+        (Some(project), _) => projects::named(db, actor, &project).await?.id,
         (None, None | Some(DEFAULT)) => DEFAULT.to_owned(),
         (None, Some(_)) => {
             return Err(Error::invalid("project", "project is missing; make one first"));
         }
     };
-    let pepper = app.auth.directory().pepper();
-    let (db, now) = (&app.admin()?.db, tenant::now());
-    let made = keys::create(db, pepper, &actor, &project, rights, budget, now).await?;
-    app.tell().await;
+    let now = tenant::now();
+    let made = keys::create(db, pepper, actor, &project, rights, budget, now).await?;
     let mut body = show(&made.key);
     body["key"] = made.text.expose().into();
     body["budget"] = made.budget.as_ref().map_or(Value::Null, show_budget);
-    Ok(created(body))
+    Ok(body)
 }
 
 /// The keys, newest first, also revoked ones.
@@ -143,12 +158,20 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Extension(actor): Extension<Actor>,
-    mut params: Params,
+    params: Params,
 ) -> Result<Json<Value>, Error> {
+    page(&app.admin()?.db, &actor, params).await.map(Json)
+}
+
+/// The keys that a query asks for.
+pub(crate) async fn page(db: &Db, actor: &Actor, mut params: Params) -> Result<Value, Error> {
     let (page, org, project) = (params.page()?, params.take("org")?, params.take("project")?);
     params.end()?;
-    let db = &app.admin()?.db;
-    let part = keys::list(db, &actor, org.as_deref(), project.as_deref(), &page).await?;
+    let project = match project {
+        Some(project) => Some(projects::named(db, actor, &project).await?.id),
+        None => None,
+    };
+    let part = keys::list(db, actor, org.as_deref(), project.as_deref(), &page).await?;
     Ok(super::list(&part, show))
 }
 
@@ -199,7 +222,13 @@ pub(super) async fn revoke(
     Extension(actor): Extension<Actor>,
     Path(id): Path,
 ) -> Result<Json<Value>, Error> {
-    let key = keys::revoke(&app.admin()?.db, &actor, &id, tenant::now()).await?;
+    let body = end(&app.admin()?.db, &actor, &id).await?;
     app.tell().await;
-    Ok(Json(show(&key)))
+    Ok(Json(body))
+}
+
+/// Revokes a key.
+pub(crate) async fn end(db: &Db, actor: &Actor, id: &str) -> Result<Value, Error> {
+    let key = keys::revoke(db, actor, id, tenant::now()).await?;
+    Ok(show(&key))
 }

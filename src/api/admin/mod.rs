@@ -8,9 +8,9 @@ mod audit;
 mod auth;
 mod document;
 mod fields;
-mod keys;
+pub(crate) mod keys;
 mod orgs;
-mod projects;
+pub(crate) mod projects;
 mod provider_keys;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 pub use self::document::document;
 pub(super) use self::document::serve as openapi;
-use self::fields::{Fields, Params};
+pub(crate) use self::fields::{Fields, Params};
 use super::App;
 use crate::{
     config::Secret,
@@ -105,16 +105,16 @@ impl From<StoreError> for Error {
 }
 
 /// A part of a list in OpenAI's shape.
-fn list<T>(part: &Part<T>, show: impl Fn(&T) -> Value) -> Json<Value> {
+fn list<T>(part: &Part<T>, show: impl Fn(&T) -> Value) -> Value {
     let data: Vec<Value> = part.items.iter().map(show).collect();
     let id = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
-    Json(json!({
+    json!({
         "object": "list",
         "first_id": id(data.first()),
         "last_id": id(data.last()),
         "has_more": part.has_more,
         "data": data,
-    }))
+    })
 }
 
 /// What stays of a thing that was deleted.

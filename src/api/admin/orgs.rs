@@ -75,7 +75,7 @@ pub(super) async fn list(
     let page = params.page()?;
     params.end()?;
     let part = orgs::list(&app.admin()?.db, &actor, &page).await?;
-    Ok(super::list(&part, show))
+    Ok(Json(super::list(&part, show)))
 }
 
 /// One organisation.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Created, Fields, Params, created, deleted, seconds};
 use crate::{
     api::{App, path::Path},
+    db::Db,
     error::Error,
     tenant::{
         self,
@@ -39,15 +40,21 @@ fn show(project: &Project) -> Value {
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Extension(actor): Extension<Actor>,
-    mut fields: Fields,
+    fields: Fields,
 ) -> Result<Created, Error> {
+    let body = make(&app.admin()?.db, &actor, fields).await?;
+    app.tell().await;
+    Ok(created(body))
+}
+
+/// Makes a project as a body says.
+pub(crate) async fn make(db: &Db, actor: &Actor, mut fields: Fields) -> Result<Value, Error> {
     let name = fields.need("name")?;
     let org = fields.text("org")?;
     fields.end()?;
-    let org = org_of(&actor, org.as_deref())?;
-    let project = projects::create(&app.admin()?.db, &actor, &org, &name, tenant::now()).await?;
-    app.tell().await;
-    Ok(created(show(&project)))
+    let org = org_of(actor, org.as_deref())?;
+    let project = projects::create(db, actor, &org, &name, tenant::now()).await?;
+    Ok(show(&project))
 }
 
 /// The projects, newest first.
@@ -63,11 +70,16 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Extension(actor): Extension<Actor>,
-    mut params: Params,
+    params: Params,
 ) -> Result<Json<Value>, Error> {
+    page(&app.admin()?.db, &actor, params).await.map(Json)
+}
+
+/// The projects that a query asks for.
+pub(crate) async fn page(db: &Db, actor: &Actor, mut params: Params) -> Result<Value, Error> {
     let (page, org) = (params.page()?, params.take("org")?);
     params.end()?;
-    let part = projects::list(&app.admin()?.db, &actor, org.as_deref(), &page).await?;
+    let part = projects::list(db, actor, org.as_deref(), &page).await?;
     Ok(super::list(&part, show))
 }
 

@@ -79,7 +79,7 @@ pub(super) async fn list(
     params.end()?;
     let db = &app.admin()?.db;
     let part = provider_keys::list(db, &actor, org.as_deref(), project.as_deref(), &page).await?;
-    Ok(super::list(&part, show))
+    Ok(Json(super::list(&part, show)))
 }
 
 /// One of them.

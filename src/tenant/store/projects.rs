@@ -81,12 +81,15 @@ pub async fn get(db: &Db, actor: &Actor, id: &str) -> Outcome<Project> {
     Ok(project)
 }
 
-/// The project of an organisation by its id or its name.
-pub async fn named(db: &Db, actor: &Actor, org: &str, text: &str) -> Outcome<Project> {
+/// A project by its id, or by its name in the operator's organisation.
+pub async fn named(db: &Db, actor: &Actor, text: &str) -> Outcome<Project> {
+    match get(db, actor, text).await {
+        Err(StoreError::NotFound { .. }) => {}
+        found => return found,
+    }
+    let org = actor.org.as_deref().unwrap_or(DEFAULT);
     permit(actor, Act::Read, org, WHAT, text)?;
-    let sql = format!(
-        "{COLUMNS} FROM project WHERE org = $1 AND (id = $2 OR name = $2) AND deleted_at IS NULL"
-    );
+    let sql = format!("{COLUMNS} FROM project WHERE org = $1 AND name = $2 AND deleted_at IS NULL");
     let rows = db.query(sql, vec![org.into(), text.into()]).await?;
     let row = rows.first().ok_or_else(|| StoreError::not_found(WHAT, text))?;
     Ok(read(row)?)
