@@ -85,6 +85,8 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it listens for operators.
+    pub admin_address: Option<SocketAddr>,
     app: Arc<App>,
     stop: CancellationToken,
     simulator: CancellationToken,
@@ -160,10 +162,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     });
     let router = api::router(Arc::clone(&app), &config.server.cors_origins);
     let accepting = tokio::spawn(accept(listener, router, stop.clone(), config.server.drain));
+    let mut admin_address = None;
     if let Some(listen) = config.server.admin_listen {
         let admin = TcpListener::bind(listen)
             .await
             .map_err(failed(format!("{listen} cannot be listened on; is it in use?")))?;
+        admin_address = Some(admin.local_addr().map_err(failed("the listener has no address"))?);
         let router = api::admin_router(Arc::clone(&app));
         tokio::spawn(accept(admin, router, stop.clone(), Duration::ZERO));
         tracing::info!(address = %listen, "metrics on http://{listen}/metrics");
@@ -174,7 +178,16 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         "listening on http://{address}/v1"
     );
     let drain = config.server.drain;
-    Ok(Running { address, app, stop, simulator: simulated, drain, accepting, _lock: lock })
+    Ok(Running {
+        address,
+        admin_address,
+        app,
+        stop,
+        simulator: simulated,
+        drain,
+        accepting,
+        _lock: lock,
+    })
 }
 
 /// Serves until the process is told to stop.

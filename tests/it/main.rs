@@ -1,6 +1,8 @@
 //! The one integration binary: real sockets, real servers behind them.
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod counts;

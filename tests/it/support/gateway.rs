@@ -78,6 +78,12 @@ impl Gateway {
         Self::start(&config(upstream, providers, more)).await
     }
 
+    /// A request to the operator's listener.
+    pub(crate) fn admin(&self, method: Method, path: &str) -> RequestBuilder {
+        let address = self.running.admin_address.unwrap();
+        self.client.request(method, format!("http://{address}{path}"))
+    }
+
     pub(crate) async fn shut_down(self) {
         self.running.shut_down().await;
     }
