@@ -84,11 +84,15 @@ const TENANTS: &str = "\
 Works on the database of the configuration, also beside a running gateway, which knows of it within
 a second; or with --url on the admin listener of a gateway elsewhere.";
 
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct ServeArgs {
     /// Listen here instead of `server.listen`; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+    /// Abort at this point of the code, `NAME` or `NAME:N`: for tests
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_name = "POINT")]
+    crash_at: Option<String>,
 }
 
 const FAULTS: &str = "\
@@ -180,7 +184,13 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     let load = |listen| Config::load(cli.config.as_deref(), listen);
     match &cli.command {
         None => serve(load(cli.serve.listen)?),
-        Some(Command::Serve(args)) => serve(load(args.listen.or(cli.serve.listen))?),
+        Some(Command::Serve(args)) => {
+            #[cfg(debug_assertions)]
+            if let Some(at) = &args.crash_at {
+                crate::crash::arm(at).map_err(Failure::Usage)?;
+            }
+            serve(load(args.listen.or(cli.serve.listen))?)
+        }
         Some(Command::Simulate(args)) => simulate(args, out),
         Some(Command::Check) => check::run(&load(cli.serve.listen)?, out),
         Some(Command::Catalog(args)) => {

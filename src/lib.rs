@@ -7,6 +7,7 @@ pub mod config;
 pub mod error;
 
 pub mod api;
+pub mod crash;
 pub mod db;
 pub mod engine;
 pub mod jobs;

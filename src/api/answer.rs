@@ -24,6 +24,7 @@ use serde_json::{Map, Value, json};
 
 use super::observe::Note;
 use crate::{
+    crash::{Point, point},
     engine::{
         Engine,
         job::{Job, Success},
@@ -46,6 +47,7 @@ pub(super) async fn images(
     success: Arc<Success>,
     begun: Option<std::time::Instant>,
 ) -> Result<Response, Error> {
+    point(Point::BeforeAnswer);
     let success = if success.wants_url { engine.kept(job, success).await? } else { success };
     let mut parts = Vec::new();
     let created = unix(job.created_at);
@@ -246,6 +248,7 @@ struct Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         let sent = self.sent;
+        point(Point::AfterAnswer);
         self.engine.settle(&self.job, sent);
     }
 }
@@ -289,6 +292,8 @@ impl http_body::Body for AnswerBody {
             self.left = self.left.saturating_sub(piece.len() as u64);
             if self.left == 0 {
                 self.owner.sent = true;
+            } else {
+                point(Point::MidAnswer);
             }
         }
         Poll::Ready(next.map(|piece| piece.map(Frame::data)).transpose())

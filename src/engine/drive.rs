@@ -21,9 +21,12 @@ use super::{
     registry::Served,
     transport::{Transport, TransportError},
 };
-use crate::media::{
-    blob::{Blob, BlobWriter, Encoding},
-    fetch::{FetchError, Fetcher},
+use crate::{
+    crash::{Point, point},
+    media::{
+        blob::{Blob, BlobWriter, Encoding},
+        fetch::{FetchError, Fetcher},
+    },
 };
 
 /// A free request is tried this often when it breaks, twice as late each time: for 16 s.
@@ -200,6 +203,7 @@ impl<'a> Drive<'a> {
 
     /// Looks for a job whose submit may have been sent by a process that is gone.
     async fn recover(&mut self) -> Result<Step, UpstreamError> {
+        point(Point::BeforeRecover);
         let sent_at = self.log.sent_at_s();
         let adapter = self.served.adapter;
         for step in adapter.recovery() {
@@ -208,6 +212,7 @@ impl<'a> Drive<'a> {
                 Recovery::ClientId => return adapter.begin(&self.call()),
                 Recovery::Search => {
                     if let Some(job) = self.search(sent_at).await? {
+                        point(Point::AfterRecover);
                         self.log.accepted(&job).await;
                         return adapter.resume(&self.call(), &job);
                     }
@@ -217,6 +222,7 @@ impl<'a> Drive<'a> {
                     let mut pushes = self.pushes.take();
                     while let Ok(push) = timeout_at(until, next_push(&mut pushes)).await {
                         if let Some(pushed) = adapter.callback(&self.call(), None, &push) {
+                            point(Point::AfterRecover);
                             self.log.accepted(&pushed.job).await;
                             self.job = Some(pushed.job);
                             self.pushes = pushes;
@@ -231,7 +237,9 @@ impl<'a> Drive<'a> {
 
     /// Sends the one request that costs money. Never repeated here.
     async fn submit(&mut self, request: &WireRequest) -> Result<Step, Failure> {
+        point(Point::BeforeSubmit);
         let sent = self.exchange(request).await;
+        point(Point::AfterSubmitReply);
         let reply = match sent {
             Ok(reply) => reply,
             Err(Some(error)) => return Err(Failure::transport(&error, SendKind::Submit)),
@@ -344,7 +352,10 @@ impl<'a> Drive<'a> {
                     match self.exchange(&poll).await {
                         Err(None) => return Err(Failure::deadline()),
                         Err(Some(_)) => continue,
-                        Ok(reply) => self.advance(SendKind::Poll, &reply),
+                        Ok(reply) => {
+                            point(Point::AfterPoll);
+                            self.advance(SendKind::Poll, &reply)
+                        }
                     }
                 }
             };
@@ -447,6 +458,7 @@ impl<'a> Drive<'a> {
             let message = "the provider's answer holds no picture";
             return Err(Failure::new(Class::Failed, "empty_reply", message));
         }
+        point(Point::AfterDownload);
         Ok(Finished { pictures, output })
     }
 

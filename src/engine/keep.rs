@@ -19,6 +19,7 @@ use super::{
     millis, unix,
 };
 use crate::{
+    crash::{Point, point},
     db::Durability,
     error::{Code, Error},
     jobs::{Act, Denied, DeskError, JobState, act::Finish},
@@ -115,6 +116,7 @@ impl Engine {
         };
         let act = self.finish(job, state, &Snapshot::failure(&error), Some(error.code));
         let (org, durability) = (job.grant.org.clone(), job.durability());
+        point(Point::BeforeGiveUp);
         match self.desk.write(&org, act.clone(), durability).await {
             Ok(_) => {}
             Err(DeskError::Denied(denied)) => {
@@ -128,6 +130,7 @@ impl Engine {
                 });
             }
         }
+        point(Point::AfterGiveUp);
         job.set_captured();
         job.finish(Err(Arc::new(error)));
     }
@@ -161,8 +164,10 @@ impl Engine {
         let snapshot = Snapshot::Success(Box::new(light));
         let act = self.finish(job, JobState::Succeeded, &snapshot, None);
         let durability = job.durability();
+        point(Point::BeforeFinish);
         match self.desk.insist(&job.grant.org, act, durability).await {
             Ok(_) => {
+                point(Point::AfterFinish);
                 job.set_captured();
                 if !first && job.was_sent() {
                     self.note_abandoned(job, false);
@@ -279,6 +284,7 @@ impl Engine {
 
     /// Puts the pictures of a job into the store, side by side, and lets go of their bytes.
     async fn keep(&self, job: &Job, success: &mut Success) -> Result<(), Error> {
+        point(Point::BeforeKeep);
         let origin = Origin {
             model: success.model.clone(),
             provider: success.provider.clone(),
@@ -321,6 +327,7 @@ impl Engine {
         let put = tokio::time::timeout(STORE_PATIENCE, self.store.put(&key, &meta, &blob));
         let kept = put.await.map_err(|e| refused().because(e))?;
         let kept = kept.map_err(|e| refused().because(e))?;
+        point(Point::MidKeep);
         picture.sha256 = Some(kept.sha256.clone());
         picture.kept = Some(kept);
         picture.blob = None;

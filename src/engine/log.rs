@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Engine, job::Job, millis};
 use crate::{
+    crash::{Point, point},
     db::Durability,
     jobs::{Act, AttemptRow, AttemptState, DeskError, act::Attempts, row::attempt_id},
 };
@@ -32,6 +33,7 @@ impl Log<'_> {
             row.remote = Some(sealed);
         });
         self.write(changed).await;
+        point(Point::AfterAccepted);
     }
 
     /// Its outputs are ready to be fetched. What came along with the reply is not written down:
@@ -46,6 +48,7 @@ impl Log<'_> {
             row.output = Some(sealed);
         });
         self.write(changed).await;
+        point(Point::AfterProduced);
     }
 
     /// Our name of its submit.
@@ -149,12 +152,14 @@ impl Engine {
             // With what became of those before it.
             attempts: job.attempts(),
         });
+        point(Point::BeforeIntend);
         let written = self.desk.write(&job.grant.org, act, job.durability()).await;
         if let Err(error) = written {
             tracing::warn!(job = job.id, %error, "an attempt could not be written down");
             job.change_attempt(row.number, |row| row.state = AttemptState::Failed);
             return None;
         }
+        point(Point::AfterIntend);
         Some(row)
     }
 }

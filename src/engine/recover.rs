@@ -14,6 +14,7 @@ use super::{
     run::Payload,
 };
 use crate::{
+    crash::{Point, point},
     db::{DbError, Durability, Value},
     error::{Code, Error},
     jobs::{
@@ -129,8 +130,10 @@ impl Engine {
             now,
             lease_until: millis::now() + LEASE.as_millis() as i64,
         };
+        point(Point::BeforeTake);
         // Another replica may have been quicker.
         if let Ok(Done::Taken(row)) = self.desk.write(&row.org, act, Durability::Full).await {
+            point(Point::AfterTake);
             self.metrics.taken_over.inc();
             if let Err(error) = self.resume(&row).await {
                 tracing::error!(job = row.id, %error, "a job could not be taken up again");

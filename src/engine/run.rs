@@ -22,6 +22,7 @@ use super::{
     verdict::{self, Risk},
 };
 use crate::{
+    crash::{Point, point},
     db::Durability,
     error::{Code, Error},
     jobs::{
@@ -115,6 +116,7 @@ impl Engine {
             key: asked.idempotency.map(|id| KeyAsk { id, expires_at: now + self.retention_ms() }),
         };
         let watch = job.watch();
+        point(Point::BeforeOpen);
         let written =
             self.desk.write(&asked.grant.org, Act::Open(Box::new(open)), durability).await;
         match written {
@@ -122,6 +124,7 @@ impl Engine {
             Ok(_) => {}
             Err(error) => return Err(refused(&asked.grant, error)),
         }
+        point(Point::AfterOpen);
         self.jobs.add(&job);
         self.start(plan, request, Arc::clone(&job), 0);
         Ok(Opened::New(job, watch))
