@@ -187,6 +187,8 @@ async fn a_read_only_file_can_still_be_read() {
 
 #[tokio::test]
 async fn the_disk_is_asked_as_often_as_needed() {
+    const NORMAL: i64 = 1;
+    const FULL: i64 = 2;
     on_sqlite(|url| async move {
         let db = open(&url).await;
         let synchronous = |durability| {
@@ -194,8 +196,6 @@ async fn the_disk_is_asked_as_often_as_needed() {
                 async move { tx.query("PRAGMA synchronous", &[]).await?[0].int(0) }.boxed()
             })
         };
-        const NORMAL: i64 = 1;
-        const FULL: i64 = 2;
         for _ in 0..2 {
             assert_eq!(synchronous(Durability::Process).await.unwrap(), NORMAL);
             assert_eq!(synchronous(Durability::Full).await.unwrap(), FULL);
