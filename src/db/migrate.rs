@@ -80,7 +80,9 @@ pub(super) async fn postgres(client: &Client, migrations: &[&str]) -> Result<(),
 }
 
 async fn postgres_version(client: &Client) -> Result<Option<i64>, DbError> {
-    let exists = "SELECT to_regclass('migration') IS NOT NULL";
+    // Not to_regclass: that asks a cache, which says what was true before the lock was waited for.
+    let exists = "SELECT count(*) > 0 FROM pg_catalog.pg_tables \
+                  WHERE tablename = 'migration' AND schemaname = ANY(current_schemas(false))";
     let exists: bool = client
         .query_one(exists, &[])
         .await

@@ -1,7 +1,7 @@
 //! How fast the engines are here. Not a test: it asserts nothing about speed.
 //!
 //! ```sh
-//! scripts/servers cargo test --lib db::tests::figures -- --ignored --nocapture
+//! scripts/servers --durable cargo test --lib db::tests::figures -- --ignored --nocapture
 //! ```
 
 use std::time::Instant;

@@ -84,7 +84,7 @@ async fn a_deadlock_is_done_again() {
         let org = "UPDATE org SET rev = rev + 1";
         let (one, two) = tokio::join!(run(tenants, org), run(org, tenants));
         assert_eq!((one.unwrap(), two.unwrap()), (1, 1));
-        assert_eq!(calls.load(Ordering::SeqCst), 3);
+        assert!(calls.load(Ordering::SeqCst) >= 3);
         assert_eq!(revision(&db).await, 3);
     })
     .await;
