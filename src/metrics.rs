@@ -2,6 +2,7 @@
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
+use crate::engine::callback::Received;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -30,6 +31,15 @@ pub struct AttemptLabels {
     /// `provider/model`.
     pub deployment: String,
     /// `ok`, or what went wrong.
+    pub outcome: &'static str,
+}
+
+/// Labels of a push.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallbackLabels {
+    /// The provider's id; empty for an address that is not ours.
+    pub provider: String,
+    /// What became of it.
     pub outcome: &'static str,
 }
 
@@ -66,6 +76,8 @@ pub struct Metrics {
     pub running: Gauge,
     /// Questions about limits that Redis left unanswered.
     pub limits_degraded: Counter,
+    /// What providers pushed.
+    pub callbacks: Family<CallbackLabels, Counter>,
     /// Jobs of another process that this one went on with.
     pub taken_over: Counter,
     /// Times that the store did not take a finished picture.
@@ -92,6 +104,7 @@ impl Default for Metrics {
             joins: Counter::default(),
             running: Gauge::default(),
             limits_degraded: Counter::default(),
+            callbacks: Family::default(),
             taken_over: Counter::default(),
             unkept: Counter::default(),
             registry: Registry::default(),
@@ -120,6 +133,7 @@ impl Default for Metrics {
             "Billionths of a dollar charged for delivered pictures",
             metrics.charged.clone(),
         );
+        registry.register("callbacks", "Pushes of providers", metrics.callbacks.clone());
         registry.register(
             "jobs_taken_over",
             "Jobs of another process that this one went on with",
@@ -147,6 +161,19 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// Counts a push.
+    pub fn callback(&self, provider: &str, received: Received) {
+        let (provider, outcome) = match received {
+            Received::Taken => (provider, "taken"),
+            // Anybody can write any name into an address.
+            Received::Unknown => ("", "unknown"),
+            Received::Forged(why) => (provider, why.name()),
+            Received::Later => (provider, "unchecked"),
+        };
+        let labels = CallbackLabels { provider: provider.to_owned(), outcome };
+        self.callbacks.get_or_create(&labels).inc();
     }
 
     /// Counts an attempt.

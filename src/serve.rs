@@ -40,6 +40,7 @@ use crate::{
         unix,
     },
     jobs::Desk,
+    limit::Limiter,
     media::{
         blob::Budget,
         fetch::{FetchRules, Fetcher, HostPort},
@@ -145,8 +146,13 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     sweep(&engine, &stop);
     tokio::spawn(Arc::clone(&engine).tend(stop.clone()));
+    let degraded = engine.metrics.limits_degraded.clone();
+    let limiter = Limiter::new(config.redis.url.as_ref(), degraded)
+        .await
+        .map_err(failed("redis.url cannot be used"))?;
     let app = Arc::new(App {
         engine,
+        limiter,
         auth: Auth::new(directory, config.auth.mode == config::AuthMode::Open),
         admin: config.auth.admin_key.clone().map(|key| Admin {
             db,

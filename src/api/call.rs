@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{App, answer, auth::Tenant, jobs};
+use super::{App, answer, auth::Tenant, jobs, limits};
 use crate::{
     engine::{
         Asked, Opened, Plan,
@@ -167,6 +167,9 @@ impl Call<'_> {
                 return Err(still_running(&job));
             }
         };
+        if let Some(Ok(success)) = &outcome {
+            limits::count_tokens(app, self.tenant, &success.usage).await;
+        }
         let answer = match outcome {
             Some(outcome) => finished(app, &job, outcome, Some(self.begun)).await,
             None => Err(Error::internal("a job ended without a result")),
@@ -214,6 +217,7 @@ impl Call<'_> {
             request_id: self.request_id.to_owned(),
             fingerprint: self.fingerprint,
             idempotency,
+            permit: limits::enter(app, self.tenant).await?,
         };
         match engine.open(plan, request, asked).await? {
             Opened::New(job, watch) => Ok((job, watch, false)),

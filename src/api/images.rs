@@ -17,6 +17,7 @@ use super::{
     auth::Tenant,
     body,
     call::{self, Call, Manner},
+    limits,
     observe::RequestId,
     request::{self, Generation},
     shape::{ImagesRequest, ImagesResponse},
@@ -78,6 +79,10 @@ pub(super) async fn generate(
     if plan.candidates.is_empty() {
         return Err(plan.refusal(&app.engine));
     }
+    let left = match limits::admit(&app, &tenant, request.n).await {
+        Ok(left) => left,
+        Err(limited) => return Ok(limited.into()),
+    };
     let call = Call {
         tenant: &tenant,
         request_id: &request_id.0,
@@ -87,7 +92,10 @@ pub(super) async fn generate(
         heartbeat: heartbeat || tenant.grant.heartbeat,
         begun,
     };
-    call.answer(&app, plan, request).await
+    let answered = call.answer(&app, plan, request).await;
+    let mut response = answered.unwrap_or_else(|error| error.into_response());
+    limits::tell(&mut response, &left);
+    Ok(response)
 }
 
 fn dry_run(app: &App, plan: &Plan, verbose: bool) -> Value {

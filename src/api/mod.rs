@@ -8,9 +8,11 @@ mod answer;
 pub mod auth;
 mod body;
 mod call;
+mod callbacks;
 mod health;
 mod images;
 mod jobs;
+mod limits;
 mod media;
 mod metrics;
 mod models;
@@ -52,6 +54,8 @@ pub struct App {
     pub auth: auth::Auth,
     /// What operators work with, where they have a credential.
     pub admin: Option<admin::Admin>,
+    /// How fast keys may ask.
+    pub limiter: crate::limit::Limiter,
     /// Largest JSON body, bytes.
     pub json_limit: usize,
     /// Longest time a caller is kept waiting before it is told that its job still runs.
@@ -77,7 +81,8 @@ pub fn router(app: Arc<App>, cors_origins: &[String]) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/openapi.json", get(openapi::serve))
-        .route("/media/{signed}", get(media::serve));
+        .route("/media/{signed}", get(media::serve))
+        .route("/callbacks/{provider}/{job}/{attempt}/{mac}", post(callbacks::receive));
     let keyed = Router::new()
         .route("/v1/images/generations", post(images::generate))
         .route("/v1/models", get(models::list))

@@ -30,6 +30,7 @@ use crate::{
         act::{KeyAsk, Open},
     },
     ledger::{self, Refusal, USD},
+    limit::Permit,
     tenant::Grant,
 };
 
@@ -51,6 +52,8 @@ pub struct Asked {
     pub fingerprint: [u8; 32],
     /// SHA-256 of key, route and `Idempotency-Key`, in hex.
     pub idempotency: Option<String>,
+    /// Its place among the key's jobs, given back when the job is over.
+    pub permit: Option<Permit>,
 }
 
 /// What became of a request.
@@ -126,7 +129,7 @@ impl Engine {
         }
         point(Point::AfterOpen);
         self.jobs.add(&job);
-        self.start(plan, request, Arc::clone(&job), 0);
+        self.start(plan, request, Arc::clone(&job), 0, asked.permit);
         Ok(Opened::New(job, watch))
     }
 
@@ -193,6 +196,7 @@ impl Engine {
         request: ImageRequest,
         job: Arc<Job>,
         restored: usize,
+        permit: Option<Permit>,
     ) {
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -201,6 +205,7 @@ impl Engine {
             let outcome = running.catch_unwind().await;
             engine.metrics.running.dec();
             let outcome = outcome.unwrap_or_else(|_| Err(Error::internal("a job panicked")));
+            drop(permit);
             engine.conclude(&job, outcome).await;
         });
     }

@@ -308,6 +308,16 @@ impl Act {
         }
     }
 
+    /// When it happens, Unix milliseconds; 0 where nothing is booked.
+    pub fn at(&self) -> i64 {
+        match self {
+            Self::Open(open) => open.job.created_at,
+            Self::Finish(finish) => finish.at,
+            Self::Fund { at, .. } | Self::Refund { at, .. } => *at,
+            _ => 0,
+        }
+    }
+
     /// The rows it must see before it can decide. Accounts of a job that is to be settled are
     /// found in the job.
     pub fn wants(&self, wants: &mut Wants) {

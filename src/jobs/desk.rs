@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{
     db::{Db, DbError, Durability, Insert, Row, Tx, Value},
-    ledger::{Account, AccountSpec, Book, book::Measured},
+    ledger::{Account, AccountSpec, Book, Refusal, book::Measured},
+    usage::alert::{self, Alerts, Event, Moved, Refused},
 };
 
 /// Acts written together at most.
@@ -62,6 +63,7 @@ struct Item {
 pub struct Desk {
     db: Db,
     queues: Arc<[mpsc::Sender<Item>]>,
+    alerts: Arc<Alerts>,
 }
 
 impl std::fmt::Debug for Item {
@@ -73,13 +75,19 @@ impl std::fmt::Debug for Item {
 impl Desk {
     /// A desk in front of a database. Its tasks end when the last clone is gone.
     pub fn new(db: Db) -> Self {
+        let alerts = Arc::new(Alerts::default());
         let queues = if db.is_shared() { SHARED_QUEUES } else { 1 };
         let queues = (0..queues).map(|_| {
             let (sender, receiver) = mpsc::channel(QUEUE);
-            tokio::spawn(serve(db.clone(), receiver));
+            tokio::spawn(serve(db.clone(), Arc::clone(&alerts), receiver));
             sender
         });
-        Self { queues: queues.collect(), db }
+        Self { queues: queues.collect(), db, alerts }
+    }
+
+    /// Who is to be told of what is booked; to be refreshed as tenants change.
+    pub fn alerts(&self) -> &Arc<Alerts> {
+        &self.alerts
     }
 
     /// The database behind it, for questions.
@@ -129,17 +137,17 @@ impl Desk {
     }
 }
 
-async fn serve(db: Db, mut queue: mpsc::Receiver<Item>) {
+async fn serve(db: Db, alerts: Arc<Alerts>, mut queue: mpsc::Receiver<Item>) {
     let mut items = Vec::new();
     while queue.recv_many(&mut items, MOST_ACTS).await > 0 {
         // Whoever gave up has told its caller so: its act must not happen behind its back.
         items.retain(|item| !item.reply.is_closed());
         let batch = std::mem::take(&mut items);
-        write_batch(&db, batch).await;
+        write_batch(&db, &alerts, batch).await;
     }
 }
 
-async fn write_batch(db: &Db, batch: Vec<Item>) {
+async fn write_batch(db: &Db, alerts: &Arc<Alerts>, batch: Vec<Item>) {
     let durability = batch.iter().map(|item| item.durability).max().unwrap_or(Durability::Process);
     let mut acts = Vec::with_capacity(batch.len());
     let mut replies = Vec::with_capacity(batch.len());
@@ -149,18 +157,18 @@ async fn write_batch(db: &Db, batch: Vec<Item>) {
     }
     let acts: Arc<[Act]> = acts.into();
     let answers: Vec<Result<Done, DeskError>> =
-        match transaction(db, durability, Arc::clone(&acts)).await {
+        match transaction(db, alerts, durability, Arc::clone(&acts)).await {
             Ok(answers) => answers.into_iter().map(|answer| answer.map_err(Into::into)).collect(),
             // One of them breaks a rule of the database: alone, only that one fails.
             Err(DbError::Conflict(rule)) if acts.len() > 1 => {
                 tracing::debug!(rule, acts = acts.len(), "written one by one");
                 let mut answers = Vec::with_capacity(acts.len());
                 for act in acts.iter() {
-                    answers.push(alone(db, durability, act.clone()).await);
+                    answers.push(alone(db, alerts, durability, act.clone()).await);
                 }
                 answers
             }
-            Err(DbError::Conflict(_)) => vec![alone(db, durability, acts[0].clone()).await],
+            Err(DbError::Conflict(_)) => vec![alone(db, alerts, durability, acts[0].clone()).await],
             Err(error) => {
                 let error = Arc::new(error);
                 acts.iter().map(|_| Err(DeskError::Unavailable(Arc::clone(&error)))).collect()
@@ -169,7 +177,7 @@ async fn write_batch(db: &Db, batch: Vec<Item>) {
     for ((reply, answer), act) in replies.into_iter().zip(answers).zip(acts.iter()) {
         if let Err(Ok(done)) = reply.send(answer)
             && let Some(undo) = undo(act, &done)
-            && let Err(error) = alone(db, durability, undo).await
+            && let Err(error) = alone(db, alerts, durability, undo).await
         {
             // The lease of a job without a driver ends, and whoever takes it over lets go of it.
             tracing::warn!(%error, job = act.job(), "a late write could not be undone");
@@ -202,11 +210,16 @@ fn undo(act: &Act, done: &Done) -> Option<Act> {
 
 /// One act in its own transaction. A conflict is tried once more, for the other side of a race is
 /// visible by now; then the database's rule stands.
-async fn alone(db: &Db, durability: Durability, act: Act) -> Result<Done, DeskError> {
+async fn alone(
+    db: &Db,
+    alerts: &Arc<Alerts>,
+    durability: Durability,
+    act: Act,
+) -> Result<Done, DeskError> {
     let acts: Arc<[Act]> = vec![act].into();
-    let mut result = transaction(db, durability, Arc::clone(&acts)).await;
+    let mut result = transaction(db, alerts, durability, Arc::clone(&acts)).await;
     if matches!(result, Err(DbError::Conflict(_))) {
-        result = transaction(db, durability, acts).await;
+        result = transaction(db, alerts, durability, acts).await;
     }
     match result {
         Ok(mut answers) => {
@@ -222,20 +235,52 @@ async fn alone(db: &Db, durability: Durability, act: Act) -> Result<Done, DeskEr
 
 async fn transaction(
     db: &Db,
+    alerts: &Arc<Alerts>,
     durability: Durability,
     acts: Arc<[Act]>,
 ) -> Result<Vec<Result<Done, Denied>>, DbError> {
+    let alerts = Arc::clone(alerts);
     db.transaction(durability, move |tx| {
-        let acts = Arc::clone(&acts);
+        let (acts, alerts) = (Arc::clone(&acts), Arc::clone(&alerts));
         async move {
             let mut image = load(tx, &acts).await?;
-            let answers = acts.iter().map(|act| act.decide(&mut image)).collect();
+            let answers: Vec<_> = acts.iter().map(|act| act.decide(&mut image)).collect();
             save(tx, &image).await?;
+            alert::raise(tx, &events(&alerts, &acts, &answers, &image.book)).await?;
             Ok(answers)
         }
         .boxed()
     })
     .await
+}
+
+/// Who is to be told of what these acts booked, or of what refused them.
+fn events(
+    alerts: &Alerts,
+    acts: &[Act],
+    answers: &[Result<Done, Denied>],
+    book: &Book,
+) -> Vec<Event> {
+    let at = acts.iter().map(Act::at).max().unwrap_or(0);
+    let mut events = Vec::new();
+    for (account, before) in book.moved() {
+        events.extend(alerts.moved(&Moved {
+            account: &account.id,
+            before,
+            posted: account.posted,
+            pending: account.pending,
+            cap: account.cap,
+            cause: acts.first().and_then(Act::job).unwrap_or_default(),
+            at,
+        }));
+    }
+    for answer in answers {
+        if let Err(Denied::Ledger(Refusal::Exceeded { account, asked, left, .. })) = answer {
+            let (asked, left) = (*asked, *left);
+            events.extend(alerts.refused(&Refused { account, asked, left, at }));
+        }
+    }
+    events
 }
 
 const KEYS: &str = "SELECT id, fingerprint, job, expires_at FROM idempotency";

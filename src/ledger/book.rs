@@ -197,13 +197,16 @@ pub struct Book {
 #[derive(Clone, Debug)]
 struct Slot {
     account: Account,
+    /// `posted` as it was loaded.
+    before: i64,
     changed: bool,
 }
 
 impl Book {
     /// Puts a stored account into the book.
     pub fn load(&mut self, account: Account) {
-        self.accounts.insert(account.id.clone(), Slot { account, changed: false });
+        let before = account.posted;
+        self.accounts.insert(account.id.clone(), Slot { account, before, changed: false });
     }
 
     /// A fresh account for a spec.
@@ -219,6 +222,12 @@ impl Book {
     /// Every account that was changed, in the order of their ids.
     pub fn changed(&self) -> impl Iterator<Item = &Account> {
         self.accounts.values().filter(|slot| slot.changed).map(|slot| &slot.account)
+    }
+
+    /// Every account whose `posted` was changed, with what it was before.
+    pub fn moved(&self) -> impl Iterator<Item = (&Account, i64)> {
+        let moved = self.accounts.values().filter(|slot| slot.account.posted != slot.before);
+        moved.map(|slot| (&slot.account, slot.before))
     }
 
     /// Every transfer, in the order they were made.
