@@ -41,6 +41,11 @@ pub use wire::{Body, Part, PartValue, Reply, ReplyBody, WireRequest, lifted};
 use catalog::Deployment;
 use media::{Format, NativeSize};
 
+/// Compiles and runs the example of the page.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/adding-a-provider.md")]
+struct AddingAProvider;
+
 /// Every dialect, in the order of the documentation. Plain on purpose: a list can be read.
 pub const ADAPTERS: &[&dyn Adapter] = &[
     &openai::OpenAi,

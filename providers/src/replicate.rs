@@ -186,8 +186,10 @@ fn may_be(call: &Call<'_>, sent_at: u64, result: &Value) -> bool {
 fn whose(call: &Call<'_>, input: &Map<String, Value>, result: &Value) -> Whose {
     if let Some(webhook) = text(result, "webhook") {
         let named = call.client_ref.is_some_and(|name| webhook.split('/').any(|s| s == name));
-        let ours = named || call.callback_url == Some(webhook);
-        return if ours { Whose::Ours } else { Whose::Other };
+        // Our own host may have been renamed since; the path is as good as a signature.
+        let path = |url: &str| Some(url.split_once("://")?.1.split_once('/')?.1.to_owned());
+        let ours = path(webhook).is_some_and(|at| call.callback_url.and_then(path) == Some(at));
+        return if named || ours { Whose::Ours } else { Whose::Other };
     }
     match result.get("input") {
         Some(Value::Object(given)) if !given.is_empty() || input.is_empty() => {
