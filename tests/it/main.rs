@@ -32,3 +32,5 @@ mod stores;
 mod support;
 #[cfg(test)]
 mod surface;
+#[cfg(test)]
+mod tenants;

@@ -260,3 +260,55 @@ async fn unknown_keys_share_one_look() {
     })
     .await;
 }
+
+/// Makes the database fail every look at the tenants, or work again.
+async fn break_tenants(db: &Db, is_broken: bool) {
+    let sql = match is_broken {
+        true => "ALTER TABLE revision RENAME TO lost",
+        false => "ALTER TABLE lost RENAME TO revision",
+    };
+    db.transaction(crate::db::Durability::Process, move |tx| {
+        Box::pin(async move { tx.execute(sql, &[]).await.map(drop) })
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_makes_no_key_wrong() {
+    testing::each(|db| async move {
+        let directory = directory(&db, Vec::new());
+        let known = key(&db, DEFAULT, Rights::all("known"), None).await;
+        directory.refresh().await.unwrap();
+        let late = key(&db, DEFAULT, Rights::all("late"), None).await;
+        let stop = CancellationToken::new();
+        tokio::spawn(Arc::clone(&directory).watch(stop.clone()));
+        break_tenants(&db, true).await;
+        let begun = Instant::now();
+        assert!(good(&directory, known.text.expose(), 1).await);
+        let stranger = Pepper::of(&sealer()).mint(Kind::Data).unwrap();
+        for text in [late.text.expose(), stranger.text.expose()] {
+            let answer = directory.authenticate(text, 1).await;
+            assert!(matches!(answer, Err(Refused::Unavailable(_))), "{answer:?}");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        // What needs no look stays what it is.
+        assert!(!good(&directory, "sk-foreign", 1).await);
+        while directory.is_current() {
+            assert!(begun.elapsed() < SILENCE + Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(good(&directory, known.text.expose(), 1).await);
+        // It comes back without anybody's help.
+        break_tenants(&db, false).await;
+        let begun = Instant::now();
+        while !directory.is_current() {
+            assert!(begun.elapsed() < Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(good(&directory, late.text.expose(), 1).await);
+        assert!(!good(&directory, stranger.text.expose(), 1).await);
+        stop.cancel();
+    })
+    .await;
+}
