@@ -57,7 +57,7 @@ impl Simulator {
         tokio::spawn(serve(listener, settings));
         let client = Client::builder()
             .redirect(Policy::none())
-            .timeout(Duration::from_mins(1))
+            .timeout(Duration::from_mins(3))
             .build()
             .unwrap();
         Self { base, client }
