@@ -184,11 +184,11 @@ fn may_be(call: &Call<'_>, sent_at: u64, result: &Value) -> bool {
 }
 
 fn whose(call: &Call<'_>, input: &Map<String, Value>, result: &Value) -> Whose {
-    if let Some(webhook) = text(result, "webhook") {
+    if let (Some(webhook), Some(callback)) = (text(result, "webhook"), call.callback_url) {
         let named = call.client_ref.is_some_and(|name| webhook.split('/').any(|s| s == name));
         // Our own host may have been renamed since; the path is as good as a signature.
         let path = |url: &str| Some(url.split_once("://")?.1.split_once('/')?.1.to_owned());
-        let ours = path(webhook).is_some_and(|at| call.callback_url.and_then(path) == Some(at));
+        let ours = path(webhook).is_some_and(|at| path(callback) == Some(at));
         return if named || ours { Whose::Ours } else { Whose::Other };
     }
     match result.get("input") {

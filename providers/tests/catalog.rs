@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use providers::{
-    ADAPTERS, Usage, adapter,
+    ADAPTERS, Body, Call, ImageCall, Recovery, Step, Usage, adapter,
     catalog::{Catalog, Deployment, Drawn, SizeRule},
     media::Size,
     money::Money,
@@ -209,4 +209,55 @@ fn tokens_are_billed_as_counted() {
     assert_eq!(row.cost(&drawn, &usage).unwrap().total(), "0.03189".parse().unwrap());
     // Without the tokens of the picture the estimate stands.
     assert_eq!(row.cost(&drawn, &text_only).unwrap().total(), "0.006".parse().unwrap());
+}
+
+#[test]
+fn no_caller_may_set_what_a_callback_travels_in() {
+    let catalog = embedded();
+    let mut checked = BTreeSet::new();
+    for provider in catalog.providers.values() {
+        let dialect = adapter(&provider.adapter).unwrap();
+        if !dialect.recovery().contains(&Recovery::Callback) {
+            continue;
+        }
+        let row = &provider.models[0];
+        let image = ImageCall::default();
+        let sent = |url: Option<&'static str>| {
+            let call = Call {
+                deployment: row,
+                base_url: &provider.base_url,
+                hosts: &[],
+                upstream: &row.upstream,
+                image: &image,
+                client_ref: None,
+                callback_url: url,
+                callback_secret: url,
+            };
+            let Ok(Step::Send { request, .. }) = dialect.begin(&call) else { panic!("no submit") };
+            let Body::Json(text) = &request.body else { panic!("no JSON") };
+            let body: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_slice(text).unwrap();
+            let query = request.url.split_once('?').map_or("", |(_, query)| query);
+            let query = query.split('&').filter_map(|field| Some(field.split_once('=')?.0));
+            query.map(str::to_owned).chain(body.keys().cloned()).collect::<BTreeSet<String>>()
+        };
+        let (with, without) =
+            (sent(Some("https://media.example.com/callbacks/x/1/2/3")), sent(None));
+        let added: Vec<&String> = with.difference(&without).collect();
+        assert!(!added.is_empty(), "{}: the callback does not travel", provider.id);
+        for field in added {
+            assert!(provider.owned.contains(field), "{}: {field} is not owned", provider.id);
+            checked.insert(format!("{} {field}", provider.id));
+        }
+    }
+    assert_eq!(
+        checked.iter().map(String::as_str).collect::<Vec<_>>(),
+        [
+            "bfl webhook_secret",
+            "bfl webhook_url",
+            "fal fal_webhook",
+            "replicate webhook",
+            "replicate webhook_events_filter"
+        ]
+    );
 }
