@@ -78,6 +78,8 @@ pub struct Metrics {
     pub limits_degraded: Counter,
     /// What providers pushed.
     pub callbacks: Family<CallbackLabels, Counter>,
+    /// Accounts that were found not to equal their transfers.
+    pub frozen: Counter,
     /// Jobs of another process that this one went on with.
     pub taken_over: Counter,
     /// Times that the store did not take a finished picture.
@@ -105,6 +107,7 @@ impl Default for Metrics {
             running: Gauge::default(),
             limits_degraded: Counter::default(),
             callbacks: Family::default(),
+            frozen: Counter::default(),
             taken_over: Counter::default(),
             unkept: Counter::default(),
             registry: Registry::default(),
@@ -132,6 +135,11 @@ impl Default for Metrics {
             "charged_nanodollars",
             "Billionths of a dollar charged for delivered pictures",
             metrics.charged.clone(),
+        );
+        registry.register(
+            "accounts_frozen",
+            "Accounts that were found not to equal their transfers",
+            metrics.frozen.clone(),
         );
         registry.register("callbacks", "Pushes of providers", metrics.callbacks.clone());
         registry.register(

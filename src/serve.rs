@@ -39,7 +39,7 @@ use crate::{
         transport::Transport,
         unix,
     },
-    jobs::Desk,
+    jobs::{Desk, audit},
     limit::Limiter,
     media::{
         blob::Budget,
@@ -57,6 +57,8 @@ use crate::{
 const BLOB_BUDGET: usize = 128 * 1024 * 1024;
 /// What the memory store holds at most.
 const MEMORY_STORE: u64 = 512 * 1024 * 1024;
+/// How long before the end of the drain time those who still wait are told to come back.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A caller that wants to be kept awake hears something this often.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A request's head must be there within this time.
@@ -103,6 +105,11 @@ impl Running {
         self.app.drain();
         self.stop.cancel();
         let over = tokio::time::Instant::now() + self.drain;
+        let closing = self.app.closing.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep_until(over - LAST_WORDS.min(self.drain / 2)).await;
+            closing.cancel();
+        });
         let _ = self.accepting.await;
         let tasks = &self.app.engine.tasks;
         tasks.close();
@@ -146,6 +153,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     sweep(&engine, &stop);
     tokio::spawn(Arc::clone(&engine).tend(stop.clone()));
+    tokio::spawn(audit::run(db.clone(), engine.metrics.frozen.clone(), stop.clone()));
     let degraded = engine.metrics.limits_degraded.clone();
     let limiter = Limiter::new(config.redis.url.as_ref(), degraded)
         .await
@@ -165,6 +173,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         heartbeat: HEARTBEAT,
         cors_origins: config.server.cors_origins.clone(),
         draining: false.into(),
+        closing: CancellationToken::new(),
     });
     let router = api::router(Arc::clone(&app), &config.server.cors_origins);
     let accepting = tokio::spawn(accept(listener, router, stop.clone(), config.server.drain));

@@ -153,12 +153,17 @@ impl Call<'_> {
         };
         let beats = self.heartbeat && !self.manner.respond_async && app.heartbeat < wait;
         let patience = if beats { app.heartbeat } else { wait };
-        let outcome = match tokio::time::timeout(patience, watch.outcome()).await {
-            Ok(outcome) => outcome,
-            Err(_) if beats => {
+        let waited = tokio::select! {
+            waited = tokio::time::timeout(patience, watch.outcome()) => waited.ok(),
+            // The process is about to end; the job goes on in the next one.
+            () = app.closing.cancelled() => None,
+        };
+        let outcome = match waited {
+            Some(outcome) => outcome,
+            None if beats && !app.closing.is_cancelled() => {
                 return Ok(beating(app, &job, caller, wait.saturating_sub(patience)));
             }
-            Err(_) => {
+            None => {
                 caller.answered();
                 if self.manner.respond_async {
                     return Ok(accepted(&job));
@@ -325,8 +330,10 @@ fn beating(app: &Arc<App>, job: &Arc<Job>, caller: Caller, left: Duration) -> Re
         let outcome = tokio::select! {
             outcome = watch.outcome() => outcome,
             () = pause => None,
+            () = beat.app.closing.cancelled() => None,
         };
-        if outcome.is_none() && tokio::time::Instant::now() < beat.until {
+        let over = tokio::time::Instant::now() >= beat.until || beat.app.closing.is_cancelled();
+        if outcome.is_none() && !over {
             let space = stream::iter([Ok(Bytes::from_static(b" "))]).boxed();
             return Some((space, Some(beat)));
         }

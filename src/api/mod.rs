@@ -66,6 +66,8 @@ pub struct App {
     pub cors_origins: Vec<String>,
     /// Set once the process is told to stop.
     pub draining: AtomicBool,
+    /// Fires when those who still wait for a job are to be told to come back.
+    pub closing: tokio_util::sync::CancellationToken,
 }
 
 impl App {

@@ -161,6 +161,9 @@ impl Engine {
     async fn capture(&self, job: &Job, success: &Success, first: bool) -> bool {
         let mut light = Success::clone(success);
         light.pictures.iter_mut().for_each(|picture| picture.blob = None);
+        if self.settings.zero_retention {
+            light.pictures.iter_mut().for_each(|picture| picture.revised_prompt = None);
+        }
         let snapshot = Snapshot::Success(Box::new(light));
         let act = self.finish(job, JobState::Succeeded, &snapshot, None);
         let durability = job.durability();

@@ -316,6 +316,7 @@ static JOB: Insert = Insert {
                lease_until = excluded.lease_until, settled = excluded.settled, \
                charge = excluded.charge, abandoned = excluded.abandoned, \
                cancel_asked = excluded.cancel_asked, error_code = excluded.error_code, \
+               payload = CASE WHEN excluded.finished_at IS NULL THEN job.payload END, \
                result = COALESCE(excluded.result, job.result)",
 };
 static ATTEMPT: Insert = Insert {

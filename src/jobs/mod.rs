@@ -2,9 +2,10 @@
 //! process that waited for it.
 //!
 //! [`row`] is what is stored, [`act`] what may happen to it, decided without a database, and
-//! [`desk`] writes the acts of many requests in one transaction.
+//! [`desk`] writes the acts of many requests in one transaction. [`audit`] checks the books.
 
 pub mod act;
+pub mod audit;
 pub mod desk;
 pub mod row;
 

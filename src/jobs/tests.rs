@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use super::{
     Act, AttemptRow, AttemptState, Denied, Desk, DeskError, Done, JobRow, JobState,
     act::{Attempts, Finish, KeyAsk, Open, Used},
+    audit,
     row::{ATTEMPT_COLUMNS, JOB_COLUMNS},
 };
 use crate::{
@@ -166,8 +167,13 @@ async fn a_job_is_held_written_and_captured_with_its_cost() {
         };
         let change = Attempts { job: "job_a".to_owned(), epoch: 1, attempts: vec![remote.clone()] };
         write(&desk, Act::Attempts(change)).await.unwrap();
-        let rows = db.query(format!("{ATTEMPT_COLUMNS}"), Vec::new()).await.unwrap();
+        let rows = db.query(ATTEMPT_COLUMNS, Vec::new()).await.unwrap();
         assert_eq!(AttemptRow::from_row(&rows[0]).unwrap(), remote);
+        let ask = Act::AskCancel { job: "job_a".to_owned() };
+        write(&desk, ask).await.unwrap();
+        let rows = db.query(JOB_COLUMNS, Vec::new()).await.unwrap();
+        let stored = JobRow::from_row(&rows[0]).unwrap();
+        assert_eq!(stored.payload, job("job_a").payload, "a later write lost what was asked");
         let captured = write(&desk, finishing("job_a", JobState::Succeeded, 4 * CENT)).await;
         assert_eq!(captured, Ok(Done::Captured(4 * CENT)));
         // Said twice, it is done once.
@@ -175,10 +181,10 @@ async fn a_job_is_held_written_and_captured_with_its_cost() {
         assert_eq!(again, Ok(Done::Captured(4 * CENT)));
         let otherwise = write(&desk, finishing("job_a", JobState::Failed, 0)).await;
         assert_eq!(otherwise, Err(Denied::NotNow));
-        let rows = db.query(format!("{JOB_COLUMNS}"), Vec::new()).await.unwrap();
+        let rows = db.query(JOB_COLUMNS, Vec::new()).await.unwrap();
         let stored = JobRow::from_row(&rows[0]).unwrap();
         assert_eq!((stored.state, stored.charge), (JobState::Succeeded, Some(4 * CENT)));
-        assert_eq!(stored.payload, job("job_a").payload, "a later write lost what was asked");
+        assert_eq!(stored.payload, None, "what was asked is kept though nobody needs it");
         assert_eq!(stored.result, Some(vec![9; 50]));
         assert_eq!(stored.labels, job("job_a").labels);
         let rows = db.query("SELECT label, quantity, amount FROM usage_day ORDER BY label", vec![]);
@@ -382,6 +388,33 @@ async fn one_that_breaks_a_rule_fails_alone() {
             .await;
         assert!(matches!(rule, Err(crate::db::DbError::Conflict(_))), "{rule:?}");
         check_books(&db).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_account_that_drifts_is_closed_and_the_rest_go_on() {
+    each(|db| async move {
+        let desk = Desk::new(db.clone());
+        write(&desk, opening("job_a", CENT, None)).await.unwrap();
+        assert_eq!(audit::check(&db).await.unwrap(), Vec::<String>::new());
+        db.transaction(Durability::Process, |tx| {
+            Box::pin(async move { tx.execute("UPDATE account SET posted = posted + 1", &[]).await })
+        })
+        .await
+        .unwrap();
+        let account = credit("default");
+        assert_eq!(audit::check(&db).await.unwrap(), [account.as_str()]);
+        assert_eq!(audit::check(&db).await.unwrap(), Vec::<String>::new(), "told once");
+        let frozen = Denied::Ledger(Refusal::Frozen { account });
+        assert_eq!(write(&desk, opening("job_b", CENT, None)).await, Err(frozen));
+        let other = Act::Open(Box::new(Open {
+            job: job("job_c"),
+            chain: vec![(AccountSpec { id: "credit:other".to_owned(), ..credits(None) }, CENT)],
+            attempts: Vec::new(),
+            key: None,
+        }));
+        assert!(write(&desk, other).await.is_ok());
     })
     .await;
 }
