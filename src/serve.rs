@@ -144,7 +144,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let database = database(&config).await?;
     let (db, sealer) = (database.desk.db().clone(), Arc::clone(&database.sealer));
     let directory = directory(&config, &db, &sealer, &stop).await;
-    let engine = Arc::new(engine(&config, address, simulator, database).await?);
+    let engine =
+        Arc::new(engine(&config, address, simulator, database, Arc::clone(&directory)).await?);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -237,6 +238,7 @@ async fn engine(
     address: SocketAddr,
     simulator: Option<SocketAddr>,
     database: Database,
+    directory: Arc<Directory>,
 ) -> Result<Engine, StartError> {
     let enabled: Vec<Enabled> = config
         .providers
@@ -317,6 +319,7 @@ async fn engine(
         }),
         lease: Lease::new(database.desk.db().is_shared()),
         risk: DayRisk::new(config.jobs.ambiguous_day_cap, database.at_risk_today),
+        directory,
         desk: database.desk,
         sealer: database.sealer,
         tasks: TaskTracker::new(),

@@ -72,8 +72,9 @@ pub(super) async fn generate(
     for model in &request.models {
         tenant.check_model(model)?;
     }
-    let plan = app.engine.plan(&request)?;
+    let mut plan = app.engine.plan(&request)?;
     if options.dry_run {
+        app.engine.use_own_keys(&mut plan, &tenant.grant.project);
         return Ok(Json(dry_run(&app, &plan, request.verbose)).into_response());
     }
     if plan.candidates.is_empty() {

@@ -4,41 +4,28 @@
 //! address a job whose submit they have not seen. What is pushed goes to the attempt that waits
 //! for it; one that waits no more is none the worse for it, for jobs are also asked after.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use parking_lot::Mutex;
-use providers::{
-    Reply, ReplyBody,
-    signature::{Keys, SignatureKey},
-};
+use providers::{Reply, ReplyBody};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
-use tokio::time::Instant;
 
 use super::{
     Engine,
-    callback_auth::{self, Rejected},
+    callback_auth::Rejected,
+    callback_keys::{CallbackKeys, Sender},
     registry::Served,
-    transport::Access,
     unix,
 };
 
 /// Hex digits of a MAC in an address: 128 bits.
 const MAC_HEX: usize = 32;
-/// A provider's keys are fetched again after this long, or when a signature fits none of them.
-const KEYS_FRESH: Duration = Duration::from_hours(6);
-/// But not more often than this.
-const KEYS_PAUSE: Duration = Duration::from_secs(60);
-
-/// A provider's signature keys and when they were fetched.
-type FetchedKeys = (Instant, Arc<[SignatureKey]>);
-
 /// Makes and knows the addresses.
 pub struct Callbacks {
     base: String,
     key: [u8; 32],
-    keys: Mutex<HashMap<String, FetchedKeys>>,
+    keys: CallbackKeys,
 }
 
 impl fmt::Debug for Callbacks {
@@ -50,7 +37,7 @@ impl fmt::Debug for Callbacks {
 impl Callbacks {
     /// Addresses under a public URL, without a trailing slash.
     pub fn new(base: impl Into<String>, key: [u8; 32]) -> Self {
-        Self { base: base.into(), key, keys: Mutex::default() }
+        Self { base: base.into(), key, keys: CallbackKeys::default() }
     }
 
     /// The address of an attempt.
@@ -114,69 +101,28 @@ impl Engine {
         let of = |served: &&Arc<Served>| served.deployment.provider == provider;
         let Some(served) = self.registry.served().iter().find(of) else { return Received::Unknown };
         let Some(scheme) = served.adapter.signature() else { return Received::Unknown };
+        let found = self.jobs.any(job);
+        // Of a project that brought its own key, the provider signs for that one.
+        let own = found.as_ref().and_then(|job| {
+            let row = job.change_attempt(attempt, |_| ())?;
+            self.with_credential(served, &job.grant.project, &row.credential)
+        });
+        let served = own.as_ref().unwrap_or(served);
+        let secret = callbacks.secret(provider, job, attempt);
+        let sender =
+            Sender { scheme, base_url: &served.base_url, access: &served.access, secret: &secret };
         let now = unix(std::time::SystemTime::now());
-        let check = |keys: &[SignatureKey]| {
-            callback_auth::verify(scheme, keys, &push.headers, push.text(), now)
-        };
-        let checked = if scheme.keys == Keys::OfSubmit {
-            let secret = callbacks.secret(provider, job, attempt);
-            check(&[SignatureKey::new(secret.into_bytes())])
-        } else {
-            let Some(keys) = self.signature_keys(callbacks, served, KEYS_FRESH).await else {
-                return Received::Later;
-            };
-            match check(&keys) {
-                // The provider may have new keys.
-                Err(Rejected::Wrong) => {
-                    match self.signature_keys(callbacks, served, KEYS_PAUSE).await {
-                        Some(keys) => check(&keys),
-                        None => Err(Rejected::Wrong),
-                    }
-                }
-                other => other,
-            }
-        };
-        if let Err(rejected) = checked {
-            return Received::Forged(rejected);
+        let (headers, body) = (&push.headers, push.text());
+        match callbacks.keys.verify(&self.transport, sender, headers, body, now).await {
+            Ok(()) => {}
+            Err(Rejected::NoKeys) => return Received::Later,
+            Err(rejected) => return Received::Forged(rejected),
         }
-        if let Some(job) = self.jobs.any(job) {
+        if let Some(job) = found {
             // One that comes late or twice finds nobody who waits.
             job.push(attempt, push);
         }
         Received::Taken
-    }
-
-    /// A provider's signature keys, not older than `fresh`.
-    async fn signature_keys(
-        &self,
-        callbacks: &Callbacks,
-        served: &Served,
-        fresh: Duration,
-    ) -> Option<Arc<[SignatureKey]>> {
-        let provider = served.deployment.provider.clone();
-        let known = callbacks.keys.lock().get(&provider).cloned();
-        if let Some((at, keys)) = &known
-            && at.elapsed() < fresh
-        {
-            return Some(Arc::clone(keys));
-        }
-        let wanted = served.adapter.signature()?.key_request(&served.base_url)?;
-        // What anyone may read is asked for without our key.
-        let bare = Access { key: None, ..served.access.clone() };
-        let access = if wanted.public { &bare } else { &served.access };
-        let reply = self.transport.send(access, &wanted.request).await;
-        let keys =
-            reply.ok().and_then(|(reply, _)| served.adapter.signature()?.read_keys(&reply).ok());
-        match (keys, known) {
-            (Some(keys), _) => {
-                let keys: Arc<[SignatureKey]> = keys.into();
-                callbacks.keys.lock().insert(provider, (Instant::now(), Arc::clone(&keys)));
-                Some(keys)
-            }
-            // Old keys are better than none.
-            (None, Some((_, keys))) => Some(keys),
-            (None, None) => None,
-        }
     }
 }
 

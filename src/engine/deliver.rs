@@ -7,7 +7,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use parking_lot::Mutex;
-use providers::{ImageCall, Usage, catalog::Drawn, money::Money};
+use providers::{
+    ImageCall, Usage,
+    catalog::Drawn,
+    money::{Cost, Money},
+};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -106,7 +110,7 @@ pub(crate) fn attempt_row(job: &str, candidate: &Candidate, part: Part, n: u32) 
         number: 0,
         deployment: candidate.served.slug(),
         provider: candidate.served.deployment.provider.clone(),
-        credential: "config".to_owned(),
+        credential: candidate.served.credential.clone(),
         first: part.first,
         count: part.count,
         seed: part.seed,
@@ -123,6 +127,10 @@ pub(crate) fn attempt_row(job: &str, candidate: &Candidate, part: Part, n: u32) 
 
 /// The part's share of what all pictures cost at a deployment, rounded up.
 fn expected(candidate: &Candidate, count: u32, n: u32) -> Option<Money> {
+    if !candidate.served.is_operators() {
+        // What a project pays its provider is none of the operator's money.
+        return None;
+    }
     let n = i128::from(n.max(1));
     let share = i128::from(candidate.cost.as_ref()?.total().nanos()) * i128::from(count);
     i64::try_from((share + n - 1).div_euclid(n)).ok().map(Money::from_nanos)
@@ -290,6 +298,7 @@ impl Delivery<'_> {
         if settings.ambiguous == AmbiguityPolicy::Strict {
             return false;
         }
+        // A project's own money is not ours to risk, and not ours to guess either.
         let lost = expected(candidate, part.count, self.request.n).unwrap_or(Money::MAX);
         let mut shared = self.shared.lock();
         match shared.at_risk.checked_add(lost) {
@@ -430,7 +439,7 @@ impl Delivery<'_> {
             let message = "the provider delivered fewer pictures than were asked for";
             pieces.push(Err(Failure::new(Class::Failed, "missing_picture", message)));
         }
-        if let Some(billed) = output.usage.billed {
+        if let Some(billed) = output.usage.billed.filter(|_| candidate.served.is_operators()) {
             self.job.change_attempt(row.number, |row| row.billed = Some(billed.nanos()));
         }
         let usage = share(&output.usage, &pieces, output.pictures.len());
@@ -451,7 +460,12 @@ impl Delivery<'_> {
             .flatten()
             .map(|p| Drawn { size: p.ready.drawn, quality, tier: candidate.tier() })
             .collect();
-        let cost = candidate.served.deployment.cost(&drawn, usage);
+        let operators = candidate.served.is_operators();
+        let cost = match candidate.served.deployment.cost(&drawn, usage) {
+            // Its project pays the provider.
+            Some(_) if !operators => Some(Cost::default()),
+            cost => cost,
+        };
         let markup = self.engine.settings.markup_bp;
         let cost =
             cost.map(|cost| cost.with_markup(markup).ok_or_else(beyond_count)).transpose()?;

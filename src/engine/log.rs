@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use providers::{Output, RemoteJob, Reply, Source};
+use providers::{Output, RemoteJob, Reply, Source, money::Money};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
-use super::{Engine, job::Job, millis};
+use super::{Engine, job::Job, millis, registry::OPERATOR};
 use crate::{
     crash::{Point, point},
     db::Durability,
@@ -29,7 +29,9 @@ impl Log<'_> {
         let sealed = self.engine.seal("attempt.remote", &self.job.id, remote);
         let changed = self.job.change_attempt(self.number, |row| {
             row.state = AttemptState::Accepted;
-            row.billed = remote.billed.map(providers::money::Money::nanos);
+            // What a project pays its provider is none of the operator's money.
+            let operators = row.credential == OPERATOR;
+            row.billed = remote.billed.filter(|_| operators).map(Money::nanos);
             row.remote = Some(sealed);
         });
         self.write(changed).await;

@@ -34,7 +34,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use providers::money::Money;
+use providers::money::{Cost, Money};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -44,7 +44,7 @@ use self::{
     job::Jobs,
     lease::Lease,
     picture::PictureLimits,
-    registry::{Registry, Resolved, Unresolved},
+    registry::{Registry, Resolved, Served, Unresolved},
     request::{Adjustment, AdjustmentKind, ImageRequest},
     risk::DayRisk,
     transport::Transport,
@@ -56,6 +56,7 @@ use crate::{
     metrics::Metrics,
     seal::Sealer,
     store::Store,
+    tenant::directory::Directory,
 };
 
 pub use run::{Asked, Opened};
@@ -141,6 +142,8 @@ pub struct Engine {
     pub settings: EngineSettings,
     /// The way to the database.
     pub desk: Desk,
+    /// The keys that projects brought along.
+    pub directory: Arc<Directory>,
     /// Seals what of a request and its result stands in the database.
     pub sealer: Arc<Sealer>,
     /// Where providers may push to; none where they cannot reach this gateway.
@@ -165,6 +168,43 @@ pub struct Plan {
 }
 
 impl Engine {
+    /// Gives every candidate of a plan the key that this project brought for its provider. Where
+    /// that cannot be opened any more nobody else's is used: the candidate is left out.
+    pub(crate) fn use_own_keys(&self, plan: &mut Plan, project: &str) {
+        plan.candidates.retain_mut(|candidate| {
+            let provider = &candidate.served.deployment.provider;
+            let Some(key) = self.directory.provider_key(project, provider) else { return true };
+            let own = key
+                .secret
+                .as_ref()
+                .and_then(|secret| candidate.served.with_key(&key.id, secret.expose()));
+            let Some(own) = own else {
+                tracing::error!(project, provider, key = key.id, "a project's key is of no use");
+                return false;
+            };
+            // Its project pays the provider.
+            let cost = candidate.cost.as_ref().map(|_| Cost::default());
+            *candidate =
+                Arc::new(Candidate { served: Arc::new(own), cost, ..Candidate::clone(candidate) });
+            true
+        });
+    }
+
+    /// A deployment with the credential that a stored attempt was sent with.
+    pub(crate) fn with_credential(
+        &self,
+        served: &Served,
+        project: &str,
+        credential: &str,
+    ) -> Option<Arc<Served>> {
+        if credential == registry::OPERATOR {
+            return None;
+        }
+        let key = self.directory.provider_key(project, &served.deployment.provider)?;
+        let secret = key.secret.as_ref().filter(|_| key.id == credential)?;
+        served.with_key(&key.id, secret.expose()).map(Arc::new)
+    }
+
     /// Decides who can serve a request and how. Calls nobody.
     pub fn plan(&self, request: &ImageRequest) -> Result<Plan, Error> {
         let limits = PlanLimits {

@@ -158,7 +158,10 @@ impl Engine {
             .ok_or_else(|| Error::internal("what was asked cannot be read any more"))
             .and_then(|p| Ok((self.plan(&p.request)?, p.request)));
         match planned {
-            Ok((plan, request)) => self.start(plan, request, job, restored, None),
+            Ok((mut plan, request)) => {
+                self.use_own_keys(&mut plan, &row.project);
+                self.start(plan, request, job, restored, None);
+            }
             Err(error) => self.conclude(&job, Err(error)).await,
         }
         Ok(())

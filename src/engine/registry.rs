@@ -39,7 +39,7 @@ pub struct Enabled {
 }
 
 /// A deployment that can be called now.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Served {
     /// The catalogue's row.
     pub deployment: Deployment,
@@ -57,14 +57,38 @@ pub struct Served {
     pub owned: Vec<String>,
     /// Whether the simulator stands behind it.
     pub simulated: bool,
+    /// Whose key it is called with: the operator's, or a project's own, by its id.
+    pub credential: String,
+    /// What stands before the key in its header.
+    pub prefix: String,
     /// Spreads the provider's status requests.
     pub spread: Arc<Spread>,
 }
+
+/// The credential of the configuration.
+pub const OPERATOR: &str = "config";
 
 impl Served {
     /// `provider/model`.
     pub fn slug(&self) -> String {
         self.deployment.slug()
+    }
+
+    /// The same deployment, called with a project's own key: its project pays the provider, so
+    /// nothing is charged for it here. None for a key that cannot stand in a header.
+    pub fn with_key(&self, id: &str, key: &str) -> Option<Self> {
+        let mut value = HeaderValue::try_from(format!("{}{key}", self.prefix)).ok()?;
+        value.set_sensitive(true);
+        let mut access = self.access.clone();
+        if let Some((_, held)) = &mut access.key {
+            *held = value;
+        }
+        Some(Self { access, credential: id.to_owned(), ..self.clone() })
+    }
+
+    /// Whether the operator pays the provider for it.
+    pub fn is_operators(&self) -> bool {
+        self.credential == OPERATOR
     }
 
     /// The most one picture of this size costs; [`Money::MAX`] where it has no price.
@@ -186,6 +210,8 @@ impl Registry {
                     },
                     owned: provider.owned.clone(),
                     simulated: on.simulated,
+                    credential: OPERATOR.to_owned(),
+                    prefix: provider.auth.prefix.clone(),
                     spread: Arc::clone(&spread),
                 })
             };
@@ -326,16 +352,6 @@ fn unlisted_model(template: &Arc<Served>, name: &str, upstream: &str) -> Resolve
     let mut deployment = template.deployment.clone();
     upstream.clone_into(&mut deployment.model);
     upstream.clone_into(&mut deployment.upstream);
-    let served = Served {
-        deployment,
-        adapter: template.adapter,
-        base_url: template.base_url.clone(),
-        hosts: template.hosts.clone(),
-        upstream: upstream.to_owned(),
-        access: template.access.clone(),
-        owned: template.owned.clone(),
-        simulated: template.simulated,
-        spread: Arc::clone(&template.spread),
-    };
+    let served = Served { deployment, upstream: upstream.to_owned(), ..Served::clone(template) };
     Resolved { model: name.to_owned(), substituted: false, deployments: vec![Arc::new(served)] }
 }

@@ -76,17 +76,21 @@ impl Engine {
     /// when the caller hangs up.
     pub async fn open(
         self: &Arc<Self>,
-        plan: Plan,
+        mut plan: Plan,
         request: ImageRequest,
         asked: Asked,
     ) -> Result<Opened, Error> {
+        self.use_own_keys(&mut plan, &asked.grant.project);
         if self.tasks.len() >= MOST_RUNNING {
             let message = format!("{MOST_RUNNING} jobs run already; come back in a moment");
             return Err(
                 Error::new(Code::Overloaded, message).retry_after(Some(Duration::from_secs(2)))
             );
         }
-        let first = plan.candidates.first().ok_or_else(|| Error::internal("an empty plan"))?;
+        let first = plan.candidates.first().ok_or_else(|| {
+            let message = "this project's own key for the provider cannot be used; bring it again";
+            Error::new(Code::NoProviderAvailable, message)
+        })?;
         let simulated = plan.candidates.iter().all(|c| c.served.simulated);
         let most = hold::most(&plan, &request, self.settings.markup_bp)
             .ok_or_else(|| Error::invalid("n", "the price of this call is beyond counting"))?;
