@@ -19,6 +19,9 @@ pub enum Rejected {
     /// No signature fits any key.
     #[error("the callback's signature is wrong")]
     Wrong,
+    /// The keys to check it with cannot be had just now.
+    #[error("the provider's keys could not be fetched")]
+    NoKeys,
 }
 
 impl Rejected {
@@ -28,6 +31,7 @@ impl Rejected {
             Self::Unsigned => "unsigned",
             Self::Stale(_) => "stale",
             Self::Wrong => "wrong_signature",
+            Self::NoKeys => "no_keys",
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod callback;
 pub mod callback_auth;
+pub mod callback_keys;
 pub mod candidate;
 pub mod deliver;
 mod drive;
