@@ -263,9 +263,10 @@ async fn unknown_keys_share_one_look() {
 
 /// Makes the database fail every look at the tenants, or work again.
 async fn break_tenants(db: &Db, is_broken: bool) {
-    let sql = match is_broken {
-        true => "ALTER TABLE revision RENAME TO lost",
-        false => "ALTER TABLE lost RENAME TO revision",
+    let sql = if is_broken {
+        "ALTER TABLE revision RENAME TO lost"
+    } else {
+        "ALTER TABLE lost RENAME TO revision"
     };
     db.transaction(crate::db::Durability::Process, move |tx| {
         Box::pin(async move { tx.execute(sql, &[]).await.map(drop) })
@@ -309,6 +310,75 @@ async fn a_database_that_is_away_makes_no_key_wrong() {
         assert!(good(&directory, late.text.expose(), 1).await);
         assert!(!good(&directory, stranger.text.expose(), 1).await);
         stop.cancel();
+    })
+    .await;
+}
+
+/// `cargo test --release --lib the_check_takes -- --ignored --nocapture`: Welch's t between keys
+/// that are wrong in the first and in the last character of their secret, and what a check costs.
+#[tokio::test]
+#[ignore = "a million timings; wants a quiet machine and a release build"]
+async fn the_check_takes_as_long_wherever_a_key_is_wrong() {
+    const SAMPLES: usize = 1_200_000;
+    // Reading takes a little longer for some letters than for others, which tells nothing but what
+    // the caller sent; over many keys that is the same for both.
+    const KEYS: usize = 20_000;
+    testing::on_sqlite(|url| async move {
+        let db = testing::open(&url).await;
+        let directory = directory(&db, Vec::new());
+        directory.refresh().await.unwrap();
+        let grant = directory.open().unwrap();
+        let pepper = Pepper::of(&sealer());
+        // Another letter, as likely as any: what is sent looks the same wherever it is wrong.
+        let wrong = |text: &str, at: usize| {
+            let mut body = text[..text.len() - 6].to_owned().into_bytes();
+            let own = body[at];
+            while body[at] == own {
+                let other = pepper.mint(Kind::Data).unwrap();
+                body[at] = other.text.expose().as_bytes()[at];
+            }
+            key::tests::with_checksum(&String::from_utf8(body).unwrap())
+        };
+        let tokens: Vec<[String; 2]> = (0..KEYS)
+            .map(|_| {
+                let minted = pepper.mint(Kind::Data).unwrap();
+                let entry = Entry { hash: minted.hash, grant: Some(Arc::clone(&grant)) };
+                let id = rows::number(&minted.id).unwrap();
+                directory.published.write().keys.insert(id, entry);
+                let text = minted.text.expose();
+                [wrong(text, 20), wrong(text, text.len() - 7)]
+            })
+            .collect();
+        let mut order = vec![0_u8; 2 * SAMPLES];
+        getrandom::fill(&mut order).unwrap();
+        let mut times: [Vec<u64>; 2] = [Vec::new(), Vec::new()];
+        // Always in the same place: how a text lies in the cache would be measured, too.
+        let mut token = String::new();
+        for (pair, byte) in tokens.iter().cycle().zip(order) {
+            let which = usize::from(byte & 1);
+            token.clear();
+            token.push_str(&pair[which]);
+            let begun = std::time::Instant::now();
+            let look = std::hint::black_box(directory.look(&token, 1));
+            let took = begun.elapsed();
+            assert!(matches!(look, Look::Refused(Refused::Unknown)));
+            times[which].push(u64::try_from(took.as_nanos()).unwrap());
+        }
+        // Interrupts would drown everything: the slowest hundredth of all is cut.
+        let mut all: Vec<u64> = times.concat();
+        all.sort_unstable();
+        let most = all[all.len() * 99 / 100];
+        let [(n, mean, variance), (n2, mean2, variance2)] = times.map(|times| {
+            let kept: Vec<f64> =
+                times.into_iter().filter(|t| *t <= most).map(|t| t as f64).collect();
+            let n = kept.len() as f64;
+            let mean = kept.iter().sum::<f64>() / n;
+            let variance = kept.iter().map(|t| (t - mean).powi(2)).sum::<f64>() / (n - 1.0);
+            (n, mean, variance)
+        });
+        let t = (mean - mean2) / (variance / n + variance2 / n2).sqrt();
+        println!("first: {mean:.1} ns, last: {mean2:.1} ns, t = {t:.2} of {} samples", n + n2);
+        assert!(t.abs() < 4.5);
     })
     .await;
 }
