@@ -6,9 +6,9 @@ use serde::{Deserialize as _, de::value::StrDeserializer};
 use super::{
     Budget, Period, Scope,
     role::{Act, Actor},
-    store::{Entry, Outcome, StoreError, change, found, name, new_id, permit},
+    store::{Outcome, StoreError, found, name, new_id, permit},
 };
-use crate::db::{Db, DbError, Row, Tx};
+use crate::db::{DbError, Row, Tx};
 
 /// What budgets of money are counted in.
 pub const USD: &str = "usd";
@@ -125,14 +125,8 @@ pub fn show_amount(unit: &str, amount: i64) -> String {
     format!("{whole}.{}", format!("{part:06}").trim_end_matches('0'))
 }
 
-/// Makes a budget in an organisation. Whoever it is for must exist there.
-pub async fn create_budget(
-    db: &Db,
-    actor: &Actor,
-    org: &str,
-    new: NewBudget,
-    now: i64,
-) -> Outcome<Budget> {
+/// A budget out of what was asked for, if this operator may make it.
+pub fn check(actor: &Actor, org: &str, new: NewBudget) -> Outcome<Budget> {
     permit(actor, Act::Manage, org, "organisation", org)?;
     let budget = Budget {
         id: new_id("bud"),
@@ -144,30 +138,22 @@ pub async fn create_budget(
         amount: new.amount,
         alert_percent: new.alert_percent,
     };
+    if budget.scope == Scope::User {
+        name("scope_id", &budget.scope_id)?;
+    }
+    check_numbers(&budget)?;
+    Ok(budget)
+}
+
+/// Refuses a limit or a share that cannot be.
+pub fn check_numbers(budget: &Budget) -> Outcome<()> {
     if budget.amount < 0 {
         return Err(StoreError::invalid("amount", "is below zero; 0 allows nothing"));
     }
     if budget.alert_percent.is_some_and(|p| !(1..=100).contains(&p)) {
         return Err(StoreError::invalid("alert_percent", "must be 1 to 100"));
     }
-    if budget.scope == Scope::User {
-        name("scope_id", &budget.scope_id)?;
-    }
-    let entry = Entry::new(actor, org, "budget.create", &budget.id, detail(&budget));
-    let org = org.to_owned();
-    change(db, entry, now, move |tx, rev| {
-        let (org, budget) = (org.clone(), budget.clone());
-        Box::pin(async move {
-            if !exists(tx, &org, &budget).await? {
-                let what = scope_name(budget.scope);
-                let message = format!("there is no {what} {:?} here", budget.scope_id);
-                return Ok(Err(StoreError::invalid("scope_id", message)));
-            }
-            insert(tx, rev, &org, &budget, now).await?;
-            Ok(Ok(budget))
-        })
-    })
-    .await
+    Ok(())
 }
 
 /// What the audit log says of a budget.
@@ -181,7 +167,8 @@ pub fn detail(budget: &Budget) -> serde_json::Value {
     })
 }
 
-async fn exists(tx: &mut Tx<'_>, org: &str, budget: &Budget) -> Result<bool, DbError> {
+/// Whether whoever it is for is there.
+pub async fn exists(tx: &mut Tx<'_>, org: &str, budget: &Budget) -> Result<bool, DbError> {
     let sql = match budget.scope {
         Scope::Key => "SELECT id FROM api_key WHERE org = $1 AND id = $2 AND revoked_at IS NULL",
         Scope::Project => {
@@ -195,7 +182,7 @@ async fn exists(tx: &mut Tx<'_>, org: &str, budget: &Budget) -> Result<bool, DbE
 }
 
 /// Writes the row.
-pub(super) async fn insert(
+pub async fn insert(
     tx: &mut Tx<'_>,
     rev: i64,
     org: &str,

@@ -5,34 +5,18 @@ use std::collections::HashMap;
 use providers::money::Money;
 use serde_json::{Map, Value as Json, json};
 
-use super::{USD, alert::field, amount, sql::Sql, when};
+use super::{USD, alert::field, amount, sql::Sql, when, window};
 use crate::{
     db::{Db, DbError},
-    tenant::{Budget, Grant, Period, Scope},
+    tenant::{Budget, Grant},
 };
 
 /// A stored balance: `posted` and `pending`.
-type Balance = (i64, i64);
+pub(super) type Balance = (i64, i64);
 
 /// The account an organisation pays from.
 pub fn credit_account(org: &str) -> String {
     format!("credit:{org}")
-}
-
-/// The account of a budget in the period of `at`, Unix milliseconds. None where it is about
-/// users and this is not one of them.
-pub fn budget_account(budget: &Budget, user: Option<&str>, at: i64) -> Option<String> {
-    let mut id = format!("budget:{}", budget.id);
-    if budget.period != Period::Total {
-        id.push(':');
-        id.push_str(&when::date_text(budget.period.window(at).0));
-    }
-    if budget.scope == Scope::User {
-        let user = user.filter(|user| budget.scope_id == "*" || budget.scope_id == *user)?;
-        id.push(':');
-        id.push_str(user);
-    }
-    Some(id)
 }
 
 /// What a key may spend, and has.
@@ -57,7 +41,7 @@ pub async fn of_key(
 ) -> Result<Credits, DbError> {
     let mut accounts: Vec<(Option<&Budget>, String)> = vec![(None, credit_account(&grant.org))];
     for budget in &grant.budgets {
-        if let Some(account) = budget_account(budget, user, now) {
+        if let Some(account) = window::account(budget, user, now) {
             accounts.push((Some(budget), account));
         }
     }
@@ -88,10 +72,14 @@ pub async fn of_key(
     })
 }
 
-async fn balances<'a>(
+pub(super) async fn balances<'a>(
     db: &Db,
     accounts: impl Iterator<Item = &'a str>,
 ) -> Result<HashMap<String, Balance>, DbError> {
+    let mut accounts = accounts.peekable();
+    if accounts.peek().is_none() {
+        return Ok(HashMap::new());
+    }
     let mut sql = Sql::new("SELECT id, posted, pending FROM account WHERE id IN (");
     for (index, account) in accounts.enumerate() {
         if index > 0 {

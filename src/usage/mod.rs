@@ -5,17 +5,21 @@
 
 pub mod alert;
 pub mod books;
+pub mod budgets;
 pub mod credits;
 pub mod csv;
 pub mod entries;
 pub mod fold;
+pub mod outbox;
 pub mod params;
 pub mod reconcile;
 pub mod report;
 mod sql;
 #[cfg(test)]
 mod tests;
+pub mod webhooks;
 pub mod when;
+pub mod window;
 
 use providers::money::{Money, Quantity};
 

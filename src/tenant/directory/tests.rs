@@ -132,7 +132,7 @@ async fn a_grant_has_the_budgets_of_all_above_it() {
                 amount: 7_000_000,
                 alert_percent: Some(80),
             };
-            budgets::create_budget(&db, &root, &org.id, new, 2).await.unwrap();
+            crate::usage::budgets::create(&db, &root, &org.id, new, 2).await.unwrap();
         }
         directory.refresh().await.unwrap();
         let grant = directory.authenticate(made.text.expose(), 3).await.unwrap();

@@ -235,7 +235,7 @@ pub struct Part<T> {
 
 /// The rows of a list, newest first. `select` goes up to its FROM, `table` has `id` and
 /// `created_at`, `wheres` are conditions on `$1`, `$2`, ... with `params`.
-async fn page(
+pub(crate) async fn page(
     db: &Db,
     select: &str,
     table: &'static str,
@@ -275,7 +275,8 @@ async fn page(
 }
 
 impl<T> Part<T> {
-    fn read<U>(self, read: impl Fn(&T) -> Result<U, DbError>) -> Outcome<Part<U>> {
+    /// Reads every row.
+    pub(crate) fn read<U>(self, read: impl Fn(&T) -> Result<U, DbError>) -> Outcome<Part<U>> {
         let items = self.items.iter().map(read).collect::<Result<_, _>>()?;
         Ok(Part { items, has_more: self.has_more })
     }
