@@ -51,6 +51,7 @@ use crate::{
     sim,
     store::{KeyTemplate, S3Settings, Store, StoreKind, StoreSettings},
     tenant::directory::{self, Directory},
+    usage::{alert::Alerts, outbox::Outbox},
 };
 
 /// Memory that pictures on their way through may take together; beyond it they go to disk.
@@ -159,6 +160,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let limiter = Limiter::new(config.redis.url.as_ref(), degraded)
         .await
         .map_err(failed("redis.url cannot be used"))?;
+    let alerts = Arc::new(Alerts::default());
+    let outbox = Outbox::new(db.clone(), engine.fetcher.clone(), Arc::clone(&sealer), alerts);
+    tokio::spawn(outbox.run(stop.clone()));
     let app = Arc::new(App {
         engine,
         limiter,

@@ -22,6 +22,7 @@ mod path;
 mod render;
 mod request;
 mod shape;
+mod usage;
 
 use std::sync::{
     Arc,
@@ -39,6 +40,7 @@ use axum::{
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
+    db::Db,
     engine::Engine,
     error::{Code, Error},
 };
@@ -71,6 +73,11 @@ pub struct App {
 }
 
 impl App {
+    /// Where money, keys and jobs are kept.
+    fn db(&self) -> &Db {
+        self.engine.desk.db()
+    }
+
     /// Tells load balancers that no more work is wanted.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
@@ -92,6 +99,8 @@ pub fn router(app: Arc<App>, cors_origins: &[String]) -> Router {
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::retrieve).delete(jobs::cancel))
         .route("/v1/jobs/{id}/result", get(jobs::result))
+        .route("/v1/usage", get(usage::usage))
+        .route("/v1/credits", get(usage::credits))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), auth::require));
     open.merge(keyed)
         .fallback(unknown_path)

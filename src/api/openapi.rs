@@ -30,6 +30,8 @@ impl Modify for Key {
         super::jobs::list,
         super::jobs::retrieve,
         super::jobs::result,
+        super::usage::usage,
+        super::usage::credits,
         super::media::serve,
         super::health::live,
         super::health::ready,

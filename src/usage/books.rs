@@ -16,7 +16,7 @@ use crate::{
     error::Error,
 };
 
-const MOST: u32 = 1000;
+const MOST: u32 = 10_000;
 const USUAL: u32 = 100;
 
 /// Which accounts.

@@ -11,7 +11,7 @@ use crate::{
             COLUMNS, NewBudget, check, detail, exists, insert, period_name, read, scope_name,
         },
         role::{Act, Actor},
-        store::{Entry, Outcome, Page, Part, StoreError, change, name, page, permit},
+        store::{Change, Entry, Outcome, Page, Part, StoreError, change, name, page, permit},
     },
 };
 
@@ -106,7 +106,7 @@ fn row(row: &Row) -> Result<Listed, DbError> {
 async fn with_use(db: &Db, mut listed: Vec<Listed>, now: i64) -> Result<Vec<Listed>, DbError> {
     let accounts: Vec<Option<String>> =
         listed.iter().map(|one| window::account(&one.budget, None, now)).collect();
-    let stored = credits::balances(db, accounts.iter().flatten().map(String::as_str)).await?;
+    let stored = credits::balances(db, accounts.iter().flatten().cloned().collect()).await?;
     for (one, account) in listed.iter_mut().zip(accounts) {
         one.used = account.map(|account| stored.get(&account).copied().unwrap_or_default());
         one.resets_at = one.budget.period.window(now).1.map(|day| day * (when::DAY_MS / 1000));
@@ -173,8 +173,8 @@ pub struct BudgetChange {
     pub amount: Option<i64>,
     /// How long until it begins anew.
     pub period: Option<Period>,
-    /// When to warn; `Some(None)` never.
-    pub alert_percent: Option<Option<u8>>,
+    /// When to warn.
+    pub alert_percent: Change<u8>,
 }
 
 /// Changes a budget. What was used stays used.
@@ -197,9 +197,7 @@ pub async fn update(
     if let Some(period) = to.period {
         budget.period = period;
     }
-    if let Some(percent) = to.alert_percent {
-        budget.alert_percent = percent;
-    }
+    to.alert_percent.apply(&mut budget.alert_percent);
     crate::tenant::budgets::check_numbers(&budget)?;
     let entry = Entry::new(actor, &old.org, "budget.update", id, detail(&budget));
     let org = old.org;

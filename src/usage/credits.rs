@@ -45,7 +45,8 @@ pub async fn of_key(
             accounts.push((Some(budget), account));
         }
     }
-    let stored = balances(db, accounts.iter().map(|(_, account)| account.as_str())).await?;
+    let ids = accounts.iter().map(|(_, account)| account.clone()).collect();
+    let stored = balances(db, ids).await?;
     let mut left: Option<i64> = None;
     let mut budgets = Vec::new();
     for (budget, account) in &accounts {
@@ -72,16 +73,15 @@ pub async fn of_key(
     })
 }
 
-pub(super) async fn balances<'a>(
+pub(super) async fn balances(
     db: &Db,
-    accounts: impl Iterator<Item = &'a str>,
+    accounts: Vec<String>,
 ) -> Result<HashMap<String, Balance>, DbError> {
-    let mut accounts = accounts.peekable();
-    if accounts.peek().is_none() {
+    if accounts.is_empty() {
         return Ok(HashMap::new());
     }
     let mut sql = Sql::new("SELECT id, posted, pending FROM account WHERE id IN (");
-    for (index, account) in accounts.enumerate() {
+    for (index, account) in accounts.into_iter().enumerate() {
         if index > 0 {
             sql.push(", ");
         }

@@ -45,7 +45,7 @@ const SWEEP_ROUNDS: u64 = 3600;
 pub struct Outbox {
     db: Db,
     fetcher: Fetcher,
-    sealer: Sealer,
+    sealer: Arc<Sealer>,
     alerts: Arc<Alerts>,
 }
 
@@ -75,7 +75,7 @@ enum Outcome {
 
 impl Outbox {
     /// An outbox of this database. `fetcher` guards where deliveries may go.
-    pub fn new(db: Db, fetcher: Fetcher, sealer: Sealer, alerts: Arc<Alerts>) -> Self {
+    pub fn new(db: Db, fetcher: Fetcher, sealer: Arc<Sealer>, alerts: Arc<Alerts>) -> Self {
         Self { db, fetcher, sealer, alerts }
     }
 
@@ -112,7 +112,7 @@ impl Outbox {
             let outbox = self.clone();
             sending.spawn(async move { outbox.deliver(due).await });
         }
-        if round % SWEEP_ROUNDS == 0 {
+        if round.is_multiple_of(SWEEP_ROUNDS) {
             self.sweep(now).await?;
         }
         Ok(())

@@ -37,6 +37,13 @@ impl Params {
         }
     }
 
+    /// Gives a field a value where it has none.
+    pub fn usual(&mut self, name: &'static str, value: String) {
+        if !self.given.iter().any(|(key, _)| key == name) {
+            self.given.push((name.to_owned(), value));
+        }
+    }
+
     /// The fields that begin with a prefix, without it.
     pub fn take_prefixed(&mut self, prefix: &'static str) -> Result<Vec<(String, String)>, Error> {
         let mut found = Vec::new();

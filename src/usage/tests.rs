@@ -1,7 +1,9 @@
 //! Questions asked of both engines, with rows as the ledger writes them.
 
 mod alert;
+mod budgets;
 mod credits;
+mod large;
 mod ledger;
 mod report;
 

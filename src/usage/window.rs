@@ -63,6 +63,12 @@ pub async fn open(tx: &mut Tx<'_>, org: &str, budget: &Budget, at: i64) -> Resul
     Ok(())
 }
 
+static TRANSFER: Insert = Insert {
+    into: "transfer (id, kind, org, unit, debit, credit, amount, memo, at)",
+    columns: 9,
+    conflict: "",
+};
+
 async fn open_one(
     tx: &mut Tx<'_>,
     org: &str,
@@ -87,11 +93,6 @@ async fn open_one(
     if used == 0 {
         return Ok(());
     }
-    static TRANSFER: Insert = Insert {
-        into: "transfer (id, kind, org, unit, debit, credit, amount, memo, at)",
-        columns: 9,
-        conflict: "",
-    };
     let transfer = vec![
         format!("{account}:open").into(),
         "adjust".into(),

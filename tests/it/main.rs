@@ -34,3 +34,5 @@ mod support;
 mod surface;
 #[cfg(test)]
 mod tenants;
+#[cfg(test)]
+mod usage;

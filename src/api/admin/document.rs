@@ -6,7 +6,9 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{admin_keys, audit, keys, orgs, projects, provider_keys};
+use super::{
+    admin_keys, audit, budgets, keys, ledger, orgs, projects, provider_keys, usage, webhooks,
+};
 use crate::api::{health, metrics};
 
 struct Credential;
@@ -34,6 +36,11 @@ impl Modify for Credential {
         keys::create, keys::list, keys::get, keys::update, keys::revoke,
         admin_keys::create, admin_keys::list, admin_keys::get, admin_keys::revoke,
         provider_keys::create, provider_keys::list, provider_keys::get, provider_keys::delete,
+        budgets::create, budgets::list, budgets::get, budgets::update, budgets::delete,
+        webhooks::create, webhooks::list, webhooks::get, webhooks::update, webhooks::delete,
+        webhooks::deliveries,
+        usage::usage, usage::credits, usage::reconciliation,
+        ledger::list, ledger::accounts, ledger::trial_balance, ledger::drift,
         audit::list,
         health::live, health::ready, metrics::serve, serve,
     ),

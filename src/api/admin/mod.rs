@@ -6,12 +6,16 @@
 mod admin_keys;
 mod audit;
 mod auth;
+mod budgets;
 mod document;
 mod fields;
 pub(crate) mod keys;
+mod ledger;
 mod orgs;
 pub(crate) mod projects;
 mod provider_keys;
+mod usage;
+mod webhooks;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -67,6 +71,24 @@ pub(super) fn router(app: &Arc<App>) -> Router<Arc<App>> {
             "/admin/v1/provider-keys/{id}",
             get(provider_keys::get).merge(delete(provider_keys::delete)),
         )
+        .route("/admin/v1/budgets", get(budgets::list).post(budgets::create))
+        .route(
+            "/admin/v1/budgets/{id}",
+            get(budgets::get).patch(budgets::update).delete(budgets::delete),
+        )
+        .route("/admin/v1/webhooks", get(webhooks::list).post(webhooks::create))
+        .route(
+            "/admin/v1/webhooks/{id}",
+            get(webhooks::get).patch(webhooks::update).delete(webhooks::delete),
+        )
+        .route("/admin/v1/webhooks/{id}/deliveries", get(webhooks::deliveries))
+        .route("/admin/v1/usage", get(usage::usage))
+        .route("/admin/v1/credits", get(usage::credits))
+        .route("/admin/v1/reconciliation", get(usage::reconciliation))
+        .route("/admin/v1/ledger", get(ledger::list))
+        .route("/admin/v1/ledger/accounts", get(ledger::accounts))
+        .route("/admin/v1/ledger/trial-balance", get(ledger::trial_balance))
+        .route("/admin/v1/ledger/drift", get(ledger::drift))
         .route("/admin/v1/audit", get(audit::list))
         .layer(middleware::from_fn_with_state(Arc::clone(app), auth::require))
         .layer(middleware::from_fn_with_state(Arc::clone(app), super::observe::observe))
@@ -101,6 +123,12 @@ impl From<StoreError> for Error {
                 Self::internal(error)
             }
         }
+    }
+}
+
+impl From<DbError> for Error {
+    fn from(error: DbError) -> Self {
+        StoreError::from(error).into()
     }
 }
 

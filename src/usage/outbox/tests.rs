@@ -20,11 +20,14 @@ use crate::{
     usage::alert::{Refused, raise},
 };
 
+type Got = Arc<Mutex<Vec<(HeaderMap, String)>>>;
+type Shared = (Got, Arc<AtomicUsize>);
+
 /// A receiver that answers with these statuses in turn, the last one for ever.
 #[derive(Debug)]
 struct Receiver {
     address: SocketAddr,
-    got: Arc<Mutex<Vec<(HeaderMap, String)>>>,
+    got: Got,
 }
 
 impl Receiver {
@@ -32,7 +35,6 @@ impl Receiver {
         let got = Arc::new(Mutex::new(Vec::new()));
         let count = Arc::new(AtomicUsize::new(0));
         let state = (Arc::clone(&got), count);
-        type Shared = (Arc<Mutex<Vec<(HeaderMap, String)>>>, Arc<AtomicUsize>);
         let router =
             Router::new()
                 .route(
@@ -91,7 +93,12 @@ async fn hook(db: &Db, receiver: &Receiver) -> (String, Zeroizing<String>) {
 }
 
 fn outbox(db: &Db, receiver: &Receiver) -> Outbox {
-    Outbox::new(db.clone(), fetcher(receiver.address), sealer(), Arc::new(Alerts::default()))
+    Outbox::new(
+        db.clone(),
+        fetcher(receiver.address),
+        Arc::new(sealer()),
+        Arc::new(Alerts::default()),
+    )
 }
 
 /// Writes an event down, by way of a budget that is refused.

@@ -1,0 +1,125 @@
+//! `/admin/v1/usage`, `/admin/v1/credits` and `/admin/v1/reconciliation`.
+
+use std::sync::Arc;
+
+use axum::{Extension, Json, extract::State, http::HeaderMap, response::Response};
+use serde_json::Value;
+
+use crate::{
+    api::{
+        App,
+        usage::{Format, Query},
+    },
+    error::Error,
+    tenant::{
+        self, DEFAULT,
+        role::{Act, Actor},
+        store::{StoreError, permit},
+    },
+    usage::{
+        credits, reconcile,
+        report::{Question, Whose},
+    },
+};
+
+/// The organisation that is asked about: the one named, else the operator's own; none is all.
+pub(super) fn org(actor: &Actor, named: Option<String>) -> Result<Option<String>, Error> {
+    let org = named.or_else(|| actor.org.clone());
+    if let Some(org) = &org {
+        permit(actor, Act::Read, org, "organisation", org)?;
+    }
+    Ok(org)
+}
+
+/// Refuses operators of one organisation what is about all of them.
+pub(super) fn above_all(actor: &Actor) -> Result<(), Error> {
+    if actor.org.is_none() {
+        return Ok(());
+    }
+    let message = "this is about all organisations; it takes an operator above all of them";
+    Err(StoreError::Denied(message.to_owned()).into())
+}
+
+/// What was used, of every key the operator sees.
+#[utoipa::path(
+    get, path = "/admin/v1/usage",
+    params(
+        ("from" = Option<String>, Query, description = "a date, RFC 3339 or Unix seconds"),
+        ("to" = Option<String>, Query, description = "not included"),
+        ("group_by" = Option<String>, Query, description = "org, day, key, project, model, \
+            provider, label, unit"),
+        ("org" = Option<String>, Query), ("project" = Option<String>, Query),
+        ("key" = Option<String>, Query), ("model" = Option<String>, Query),
+        ("provider" = Option<String>, Query), ("unit" = Option<String>, Query),
+        ("label.NAME" = Option<String>, Query), ("limit" = Option<u32>, Query),
+        ("after" = Option<String>, Query), ("format" = Option<String>, Query),
+    ),
+    responses((status = 200, description = "a list of sums, or CSV", body = Object)),
+    security(("admin" = []))
+)]
+pub(super) async fn usage(
+    State(app): State<Arc<App>>,
+    Extension(actor): Extension<Actor>,
+    headers: HeaderMap,
+    Query(mut params): Query,
+) -> Result<Response, Error> {
+    let format = Format::read(&mut params, &headers)?;
+    let whose = Whose {
+        org: org(&actor, params.take("org")?)?,
+        project: params.take("project")?,
+        key: params.take("key")?,
+    };
+    let question = Question::read(&mut params, whose, true, tenant::now())?;
+    params.finish()?;
+    let report = question.answer(app.db()).await?;
+    let next = report.next();
+    Ok(format.answer("usage", next.as_deref(), || report.to_json(), || report.to_table()))
+}
+
+/// The credits of an organisation.
+#[utoipa::path(
+    get, path = "/admin/v1/credits",
+    params(("org" = Option<String>, Query, description = "the operator's own, or default")),
+    responses((status = 200, description = "what was bought, used and is left", body = Object)),
+    security(("admin" = []))
+)]
+pub(super) async fn credits(
+    State(app): State<Arc<App>>,
+    Extension(actor): Extension<Actor>,
+    Query(mut params): Query,
+) -> Result<Json<Value>, Error> {
+    let org = org(&actor, params.take("org")?)?.unwrap_or_else(|| DEFAULT.to_owned());
+    params.finish()?;
+    match credits::of_org(app.db(), &org).await? {
+        Some(credits) => Ok(Json(credits.to_json())),
+        None => Err(StoreError::not_found("organisation", org).into()),
+    }
+}
+
+/// What providers cost by our price list and by their own word, to hold against their invoices.
+#[utoipa::path(
+    get, path = "/admin/v1/reconciliation",
+    params(
+        ("from" = Option<String>, Query), ("to" = Option<String>, Query),
+        ("group_by" = Option<String>, Query, description = "day,provider,model by default; \
+            also credential"),
+        ("provider" = Option<String>, Query), ("limit" = Option<u32>, Query),
+        ("format" = Option<String>, Query),
+    ),
+    responses((status = 200, description = "a list, or CSV; difference_usd is null where the \
+        provider did not name every price", body = Object)),
+    security(("admin" = []))
+)]
+pub(super) async fn reconciliation(
+    State(app): State<Arc<App>>,
+    Extension(actor): Extension<Actor>,
+    headers: HeaderMap,
+    Query(mut params): Query,
+) -> Result<Response, Error> {
+    above_all(&actor)?;
+    let format = Format::read(&mut params, &headers)?;
+    let question = reconcile::Question::read(&mut params, tenant::now())?;
+    params.finish()?;
+    let costs = question.answer(app.db()).await?;
+    Ok(format.answer("reconciliation", None, || costs.to_json(), || costs.to_table()))
+}
