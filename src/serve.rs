@@ -51,7 +51,7 @@ use crate::{
     sim,
     store::{KeyTemplate, S3Settings, Store, StoreKind, StoreSettings},
     tenant::directory::{self, Directory},
-    usage::{alert::Alerts, outbox::Outbox},
+    usage::outbox::Outbox,
 };
 
 /// Memory that pictures on their way through may take together; beyond it they go to disk.
@@ -160,7 +160,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let limiter = Limiter::new(config.redis.url.as_ref(), degraded)
         .await
         .map_err(failed("redis.url cannot be used"))?;
-    let alerts = Arc::new(Alerts::default());
+    let alerts = Arc::clone(engine.desk.alerts());
     let outbox = Outbox::new(db.clone(), engine.fetcher.clone(), Arc::clone(&sealer), alerts);
     tokio::spawn(outbox.run(stop.clone()));
     let app = Arc::new(App {

@@ -8,7 +8,8 @@ use super::{Plan, job::Success, request::ImageRequest};
 use crate::{
     jobs::act::Used,
     ledger::{AccountSpec, USD, book::Measured, credit},
-    tenant::{Budget, Grant, Period, Scope, civil},
+    tenant::Grant,
+    usage::window,
 };
 
 /// The unit of whole calls.
@@ -108,7 +109,7 @@ pub(super) fn chain(
     let amount = |unit: &str| most.get(unit).copied().unwrap_or(0);
     let mut chain = vec![(pays, amount(USD))];
     for budget in &grant.budgets {
-        let Some(id) = account(budget, user, at) else { continue };
+        let Some(id) = window::account(budget, user, at) else { continue };
         let spec = AccountSpec {
             id,
             org: grant.org.clone(),
@@ -119,26 +120,6 @@ pub(super) fn chain(
         chain.push((spec, amount(&budget.unit)));
     }
     chain
-}
-
-/// The account of a budget in the period of `at`. None where it is not about this call.
-pub fn account(budget: &Budget, user: Option<&str>, at: i64) -> Option<String> {
-    let mut id = format!("budget:{}", budget.id);
-    if budget.period != Period::Total {
-        let (first, _) = budget.period.window(at);
-        let (year, month, day) = civil(first);
-        id.push_str(&format!(":{year:04}-{month:02}-{day:02}"));
-    }
-    if budget.scope == Scope::User {
-        let user = user?;
-        // Of a budget for all users, each has an account; one for a single user is only theirs.
-        if budget.scope_id != "*" && budget.scope_id != user {
-            return None;
-        }
-        id.push(':');
-        id.push_str(user);
-    }
-    Some(id)
 }
 
 /// A cost that is at most `held`: what a client was not told before, it does not pay. The

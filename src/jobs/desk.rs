@@ -239,19 +239,23 @@ async fn transaction(
     durability: Durability,
     acts: Arc<[Act]>,
 ) -> Result<Vec<Result<Done, Denied>>, DbError> {
-    let alerts = Arc::clone(alerts);
-    db.transaction(durability, move |tx| {
-        let (acts, alerts) = (Arc::clone(&acts), Arc::clone(&alerts));
-        async move {
-            let mut image = load(tx, &acts).await?;
-            let answers: Vec<_> = acts.iter().map(|act| act.decide(&mut image)).collect();
-            save(tx, &image).await?;
-            alert::raise(tx, &events(&alerts, &acts, &answers, &image.book)).await?;
-            Ok(answers)
-        }
-        .boxed()
-    })
-    .await
+    let watch = Arc::clone(alerts);
+    let (answers, events) = db
+        .transaction(durability, move |tx| {
+            let (acts, alerts) = (Arc::clone(&acts), Arc::clone(&watch));
+            async move {
+                let mut image = load(tx, &acts).await?;
+                let answers: Vec<_> = acts.iter().map(|act| act.decide(&mut image)).collect();
+                save(tx, &image).await?;
+                let events = events(&alerts, &acts, &answers, &image.book);
+                alert::raise(tx, &events).await?;
+                Ok((answers, events))
+            }
+            .boxed()
+        })
+        .await?;
+    alerts.told(&events);
+    Ok(answers)
 }
 
 /// Who is to be told of what these acts booked, or of what refused them.
@@ -262,20 +266,19 @@ fn events(
     book: &Book,
 ) -> Vec<Event> {
     let at = acts.iter().map(Act::at).max().unwrap_or(0);
+    // A job is finished once, so one crossing is told once.
+    let finish = acts.iter().find(|act| matches!(act, Act::Finish(_))).and_then(Act::job);
     let mut events = Vec::new();
-    for (account, before) in book.moved() {
-        events.extend(alerts.moved(&Moved {
-            account: &account.id,
-            before,
-            posted: account.posted,
-            pending: account.pending,
-            cap: account.cap,
-            cause: acts.first().and_then(Act::job).unwrap_or_default(),
-            at,
-        }));
+    if let Some(cause) = finish {
+        for (account, before) in book.moved() {
+            events.extend(alerts.moved(&Moved { account, before, cause, at }));
+        }
     }
+    let mut seen = BTreeSet::new();
     for answer in answers {
-        if let Err(Denied::Ledger(Refusal::Exceeded { account, asked, left, .. })) = answer {
+        if let Err(Denied::Ledger(Refusal::Exceeded { account, asked, left, .. })) = answer
+            && seen.insert(account)
+        {
             let (asked, left) = (*asked, *left);
             events.extend(alerts.refused(&Refused { account, asked, left, at }));
         }

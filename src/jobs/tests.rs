@@ -418,3 +418,78 @@ async fn an_account_that_drifts_is_closed_and_the_rest_go_on() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn crossings_are_told_with_what_makes_them_true() {
+    each(|db| async move {
+        let desk = Desk::new(db.clone());
+        db.transaction(Durability::Process, |tx| {
+            Box::pin(async move {
+                let hook = "INSERT INTO webhook (id, org, url, sealed_secret, events, created_at, \
+                            rev) VALUES ('w', 'default', 'u', $1, \
+                            '[\"credits.low\",\"budget.alert\",\"budget.exceeded\"]', 0, 2)";
+                tx.execute(hook, &[vec![1_u8].into()]).await?;
+                for sql in [
+                    "INSERT INTO budget (id, org, name, scope, scope_id, unit, period, amount, \
+                     alert_percent, created_at, rev) VALUES \
+                     ('b', 'default', 'b', 'org', 'default', 'usd', 'total', 500000000, 60, 0, 2)",
+                    "UPDATE org SET prepaid = 1, low_balance = 500000000 WHERE id = 'default'",
+                    "UPDATE revision SET value = 2 WHERE name = 'tenants'",
+                ] {
+                    tx.execute(sql, &[]).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+        desk.alerts().refresh(&db).await.unwrap();
+        let events = || async {
+            let sql = "SELECT event FROM outbox ORDER BY event, id";
+            let rows = db.query(sql, Vec::new()).await.unwrap();
+            rows.iter().map(|row| row.text(0).unwrap()).collect::<Vec<_>>()
+        };
+        let with_budget = |id: &str, amount: i64| {
+            let budget = AccountSpec {
+                id: "budget:b".to_owned(),
+                cap: Some(50 * CENT),
+                fixed: false,
+                ..credits(Some(0))
+            };
+            Act::Open(Box::new(Open {
+                job: job(id),
+                chain: vec![(credits(Some(0)), amount), (budget, amount)],
+                attempts: Vec::new(),
+                key: None,
+            }))
+        };
+        fund(&desk, "1", 70 * CENT).await.unwrap();
+        // A hold alone crosses nothing, nor does what is let go.
+        write(&desk, with_budget("job_1", 40 * CENT)).await.unwrap();
+        write(&desk, finishing("job_1", JobState::Failed, 0)).await.unwrap();
+        assert_eq!(events().await, Vec::<String>::new());
+        write(&desk, with_budget("job_2", 15 * CENT)).await.unwrap();
+        write(&desk, finishing("job_2", JobState::Succeeded, 15 * CENT)).await.unwrap();
+        assert_eq!(events().await, Vec::<String>::new());
+        // 30 of 50 are 60 percent; 70 less 30 are below 50.
+        write(&desk, with_budget("job_3", 15 * CENT)).await.unwrap();
+        write(&desk, finishing("job_3", JobState::Succeeded, 15 * CENT)).await.unwrap();
+        assert_eq!(events().await, ["budget.alert", "credits.low"]);
+        // Refused ten times, told once.
+        for n in 0..10 {
+            let refused = write(&desk, with_budget(&format!("job_r{n}"), 21 * CENT)).await;
+            assert!(matches!(refused, Err(Denied::Ledger(Refusal::Exceeded { .. }))));
+        }
+        assert_eq!(events().await, ["budget.alert", "budget.exceeded", "credits.low"]);
+        // Funded and used up again, it is low again.
+        fund(&desk, "2", 100 * CENT).await.unwrap();
+        write(&desk, opening("job_4", 95 * CENT, Some(0))).await.unwrap();
+        write(&desk, finishing("job_4", JobState::Succeeded, 95 * CENT)).await.unwrap();
+        assert_eq!(
+            events().await,
+            ["budget.alert", "budget.exceeded", "credits.low", "credits.low"]
+        );
+        check_books(&db).await;
+    })
+    .await;
+}

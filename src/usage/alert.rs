@@ -10,8 +10,11 @@ use parking_lot::Mutex;
 use providers::money::Money;
 use serde_json::{Map, Value as Json, json};
 
-use super::{USD, amount};
-use crate::db::{Db, DbError, Insert, Tx, Value};
+use super::amount;
+use crate::{
+    db::{Db, DbError, Insert, Tx, Value},
+    ledger::{Account, USD},
+};
 
 /// What webhooks can be told, by its name in the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,16 +49,10 @@ impl Kind {
 /// A balance before and after something was booked on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Moved<'a> {
-    /// `credit:...` or `budget:...`.
-    pub account: &'a str,
-    /// `posted` before.
+    /// As it is now.
+    pub account: &'a Account,
+    /// Its `posted` before.
     pub before: i64,
-    /// `posted` now.
-    pub posted: i64,
-    /// What is held now.
-    pub pending: i64,
-    /// What may be used.
-    pub cap: Option<i64>,
     /// What made it so, such as the job: one crossing is told once.
     pub cause: &'a str,
     /// Unix milliseconds.
@@ -84,6 +81,8 @@ pub struct Event {
     body: String,
     at: i64,
     once: String,
+    /// The account that refused a call.
+    refused: Option<String>,
 }
 
 /// What is known of a budget.
@@ -137,42 +136,57 @@ impl Alerts {
 
     /// Whom to tell of a booking. Usually nobody, and then nothing is allocated.
     pub fn moved(&self, moved: &Moved<'_>) -> Vec<Event> {
-        if moved.posted <= moved.before {
+        if moved.account.posted <= moved.before {
             return Vec::new();
         }
         let rules = self.rules.load();
         if rules.webhooks.is_empty() {
             return Vec::new();
         }
-        if let Some(org) = moved.account.strip_prefix("credit:") {
+        if let Some(org) = moved.account.id.strip_prefix("credit:") {
             return rules.credits_low(org, moved);
         }
         rules.budget_alert(moved)
     }
 
-    /// Whom to tell of a refused call.
+    /// Whom to tell of a refused call. Nobody, where [`told`](Self::told) says that it was done a
+    /// moment ago.
     pub fn refused(&self, refused: &Refused<'_>) -> Vec<Event> {
         let rules = self.rules.load();
         let Some((id, budget, place)) = rules.budget(refused.account) else { return Vec::new() };
         if rules.listeners(&budget.org, Kind::BudgetExceeded).next().is_none() {
             return Vec::new();
         }
-        {
-            let mut known = self.refused.lock();
-            let last = known.get(refused.account);
-            if last.is_some_and(|last| (refused.at - last).abs() < REFUSED_EVERY_MS) {
-                return Vec::new();
-            }
-            if known.len() >= MOST_REFUSED {
-                known.clear();
-            }
-            known.insert(refused.account.to_owned(), refused.at);
+        let last = self.refused.lock().get(refused.account).copied();
+        if last.is_some_and(|last| (refused.at - last).abs() < REFUSED_EVERY_MS) {
+            return Vec::new();
         }
         let mut data = place;
         data.insert(field("asked", &budget.unit), json!(amount(&budget.unit, refused.asked)));
         data.insert(field("left", &budget.unit), json!(amount(&budget.unit, refused.left.max(0))));
         let once = format!("{}:{}", refused.account, budget.amount);
-        rules.events(Kind::BudgetExceeded, &budget.org, &once, &budget.data(id, data), refused.at)
+        let data = budget.data(id, data);
+        let mut events = rules.events(Kind::BudgetExceeded, &budget.org, &once, &data, refused.at);
+        for event in &mut events {
+            event.refused = Some(refused.account.to_owned());
+        }
+        events
+    }
+
+    /// Remembers what was committed, so that a budget that refuses a thousand calls a second is
+    /// not written down as often.
+    pub fn told(&self, events: &[Event]) {
+        if events.is_empty() {
+            return;
+        }
+        let mut known = self.refused.lock();
+        for event in events {
+            let Some(account) = &event.refused else { continue };
+            if known.len() >= MOST_REFUSED {
+                known.clear();
+            }
+            known.insert(account.clone(), event.at);
+        }
     }
 }
 
@@ -219,12 +233,12 @@ impl Rules {
 
     fn credits_low(&self, org: &str, moved: &Moved<'_>) -> Vec<Event> {
         let Some(low) = self.low.get(org).copied() else { return Vec::new() };
-        let cap = i128::from(moved.cap.unwrap_or(0));
+        let cap = i128::from(moved.account.cap.unwrap_or(0));
         let left = |posted: i64| cap - i128::from(posted);
-        if left(moved.before) < i128::from(low) || left(moved.posted) >= i128::from(low) {
+        if left(moved.before) < i128::from(low) || left(moved.account.posted) >= i128::from(low) {
             return Vec::new();
         }
-        let available = left(moved.posted) - i128::from(moved.pending);
+        let available = left(moved.account.posted) - i128::from(moved.account.pending);
         let data = json!({
             "org": org,
             "available_usd": Money::from_nanos(i64::try_from(available.max(0)).unwrap_or(i64::MAX)),
@@ -234,18 +248,26 @@ impl Rules {
     }
 
     fn budget_alert(&self, moved: &Moved<'_>) -> Vec<Event> {
-        let Some((id, budget, place)) = self.budget(moved.account) else { return Vec::new() };
-        let (Some(percent), Some(cap)) = (budget.percent, moved.cap) else { return Vec::new() };
+        let Some((id, budget, place)) = self.budget(&moved.account.id) else { return Vec::new() };
+        let (Some(percent), Some(cap)) = (budget.percent, moved.account.cap) else {
+            return Vec::new();
+        };
         let reached =
             |posted: i64| i128::from(posted) * 100 >= i128::from(cap) * i128::from(percent);
-        if reached(moved.before) || !reached(moved.posted) {
+        if reached(moved.before) || !reached(moved.account.posted) {
             return Vec::new();
         }
         let mut data = place;
         data.insert("alert_percent".to_owned(), json!(percent));
-        data.insert(field("spent", &budget.unit), json!(amount(&budget.unit, moved.posted)));
-        data.insert(field("held", &budget.unit), json!(amount(&budget.unit, moved.pending)));
-        let once = format!("{}:{percent}:{cap}", moved.account);
+        data.insert(
+            field("spent", &budget.unit),
+            json!(amount(&budget.unit, moved.account.posted)),
+        );
+        data.insert(
+            field("held", &budget.unit),
+            json!(amount(&budget.unit, moved.account.pending)),
+        );
+        let once = format!("{}:{percent}:{cap}", moved.account.id);
         self.events(Kind::BudgetAlert, &budget.org, &once, &budget.data(id, data), moved.at)
     }
 
@@ -291,6 +313,7 @@ impl Rules {
                     body: body.to_string(),
                     at,
                     once: format!("{webhook}:{}:{once}", kind.name()),
+                    refused: None,
                 }
             })
             .collect()

@@ -5,19 +5,17 @@ use std::collections::HashMap;
 use providers::money::Money;
 use serde_json::{Map, Value as Json, json};
 
-use super::{USD, alert::field, amount, sql::Sql, when, window};
+use super::{alert::field, amount, sql::Sql, when, window};
 use crate::{
-    db::{Db, DbError},
+    db::{Db, DbError, Durability},
+    error::{Code, Error},
+    jobs::{Act, Denied, Desk, DeskError},
+    ledger::{self, Refusal, USD},
     tenant::{Budget, Grant},
 };
 
 /// A stored balance: `posted` and `pending`.
 pub(super) type Balance = (i64, i64);
-
-/// The account an organisation pays from.
-pub fn credit_account(org: &str) -> String {
-    format!("credit:{org}")
-}
 
 /// What a key may spend, and has.
 #[derive(Clone, Debug)]
@@ -39,7 +37,7 @@ pub async fn of_key(
     user: Option<&str>,
     now: i64,
 ) -> Result<Credits, DbError> {
-    let mut accounts: Vec<(Option<&Budget>, String)> = vec![(None, credit_account(&grant.org))];
+    let mut accounts: Vec<(Option<&Budget>, String)> = vec![(None, ledger::credit(&grant.org))];
     for budget in &grant.budgets {
         if let Some(account) = window::account(budget, user, now) {
             accounts.push((Some(budget), account));
@@ -150,6 +148,70 @@ impl Credits {
     }
 }
 
+/// Credits that were bought, by the id the buyer gave them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Funding {
+    /// Makes it happen once.
+    pub id: String,
+    /// Whose.
+    pub org: String,
+    /// Nano-dollars, above zero.
+    pub amount: i64,
+    /// For people.
+    pub memo: String,
+}
+
+impl Funding {
+    /// What the ledger calls it; two organisations may use the same id.
+    fn ledger_id(&self) -> String {
+        format!("{}:{}", self.org, self.id)
+    }
+
+    /// Whether it has happened already; an error says that the id stands for something else.
+    async fn known(&self, desk: &Desk) -> Result<bool, Error> {
+        const SQL: &str = "SELECT credit, amount FROM transfer WHERE id = $1";
+        let id = format!("fund:{}", self.ledger_id());
+        let rows = desk.db().query(SQL, vec![id.into()]).await?;
+        let Some(row) = rows.first() else { return Ok(false) };
+        if row.text(0)? == ledger::credit(&self.org) && row.int(1)? == self.amount {
+            return Ok(true);
+        }
+        let message = format!("the id {:?} was used for another funding", self.id);
+        Err(Error::new(Code::IdempotencyMismatch, message).param("id"))
+    }
+
+    /// Books it, once. Gives whether it was new.
+    pub async fn book(&self, desk: &Desk, now: i64) -> Result<bool, Error> {
+        if self.known(desk).await? {
+            return Ok(false);
+        }
+        let act = Act::Fund {
+            id: self.ledger_id(),
+            org: self.org.clone(),
+            amount: self.amount,
+            memo: self.memo.clone(),
+            at: now,
+        };
+        match desk.write(&self.org, act, Durability::Full).await {
+            Ok(_) => Ok(true),
+            Err(DeskError::Denied(Denied::Ledger(Refusal::Frozen { .. }))) => {
+                let message = "the account is closed until its balance was looked into";
+                Err(Error::new(Code::LedgerFrozen, message))
+            }
+            Err(DeskError::Denied(Denied::Ledger(_))) => {
+                let message = "the amount is not above zero, or more than an account can hold";
+                Err(Error::invalid("amount_usd", message))
+            }
+            // Somebody else was quicker with the same id.
+            Err(DeskError::Denied(_)) if self.known(desk).await? => Ok(false),
+            Err(error) => {
+                let message = "the database does not answer; come back with the same id";
+                Err(Error::new(Code::StoreUnavailable, message).because(error))
+            }
+        }
+    }
+}
+
 /// The credits of an organisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrgCredits {
@@ -170,7 +232,7 @@ pub async fn of_org(db: &Db, org: &str) -> Result<Option<OrgCredits>, DbError> {
          FROM transfer AS t WHERE t.credit = $1 AND t.kind = 'fund') \
          FROM org AS o LEFT JOIN account AS a ON a.id = $2 \
          WHERE o.id = $3 AND o.deleted_at IS NULL";
-    let account = credit_account(org);
+    let account = ledger::credit(org);
     let params = vec![account.as_str().into(), account.as_str().into(), org.into()];
     let rows = db.query(SQL, params).await?;
     let Some(row) = rows.first() else { return Ok(None) };

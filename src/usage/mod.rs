@@ -23,8 +23,7 @@ pub mod window;
 
 use providers::money::{Money, Quantity};
 
-/// The unit of money.
-pub const USD: &str = "usd";
+use crate::ledger::USD;
 
 /// Millionths of a unit as a decimal: `3`, `1.048576`, `-0.5`.
 pub fn quantity(micros: i64) -> String {

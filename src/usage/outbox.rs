@@ -186,7 +186,7 @@ impl Outbox {
         let next = now + wait(&due.id, due.tries);
         let (next_at, delivered_at, last_error) = match outcome {
             Outcome::Received => (None, Some(now), None),
-            Outcome::Failed(why) if next <= due.created_at + GIVE_UP_MS => {
+            Outcome::Failed(why) if next <= due.created_at.saturating_add(GIVE_UP_MS) => {
                 (Some(next), None, Some(why))
             }
             Outcome::Failed(why) | Outcome::Hopeless(why) => {

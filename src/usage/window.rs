@@ -3,14 +3,12 @@
 //! What was used is never touched by a change of a limit. Only when a budget begins in the middle
 //! of its period is an account opened with what was used in it so far, as a transfer.
 
-use super::{USD, sql::Sql, when};
+use super::{sql::Sql, when};
 use crate::{
     db::{DbError, Insert, Tx},
+    ledger::{BUDGETS, USD},
     tenant::{Budget, Period, Scope},
 };
-
-/// The other side of budgets, which are limits and no money.
-const BUDGETS: &str = "system:budgets";
 
 /// The account of a budget in the period of `at`, Unix milliseconds. None where it is about
 /// users and this is not one of them.

@@ -43,7 +43,13 @@ impl Setup {
         Answer::of(request).await
     }
 
-    async fn ask_owned(&self, key: &str, method: Method, path: String, body: Option<Value>) -> Answer {
+    async fn ask_owned(
+        &self,
+        key: &str,
+        method: Method,
+        path: String,
+        body: Option<Value>,
+    ) -> Answer {
         self.ask(key, method, &path, body).await
     }
 
@@ -95,8 +101,15 @@ impl Setup {
                 [("request", 2_000_000_i64, 0_i64), ("image", 3_000_000, amount)]
             {
                 let row: Vec<Sql> = vec![
-                    day.into(), org.into(), key.into(), model.into(), label.into(), value.into(),
-                    unit.into(), quantity.into(), amount.into(),
+                    day.into(),
+                    org.into(),
+                    key.into(),
+                    model.into(),
+                    label.into(),
+                    value.into(),
+                    unit.into(),
+                    quantity.into(),
+                    amount.into(),
                 ];
                 self.run(sql, row).await;
             }
@@ -152,7 +165,8 @@ async fn tables_come_as_csv() {
     let (org, id, key) = setup.key("=cmd").await;
     setup.use_up(&org, &id, "flux", 120_000_000).await;
     let url = setup.gateway.url("/v1/usage?group_by=label");
-    let request = setup.gateway.client.get(url).bearer_auth(&key).header("accept", "text/csv, */*;q=0.1");
+    let request =
+        setup.gateway.client.get(url).bearer_auth(&key).header("accept", "text/csv, */*;q=0.1");
     let by_header = Answer::of(request).await;
     let by_field = setup.of_key(&key, "/v1/usage?group_by=label&format=csv").await;
     for answer in [by_header, by_field] {
@@ -164,7 +178,8 @@ async fn tables_come_as_csv() {
     }
     let paged = setup.of_key(&key, "/v1/usage?group_by=unit&format=csv&limit=1").await;
     let next = paged.header("x-mediagate-next").unwrap();
-    let rest = setup.of_key(&key, &format!("/v1/usage?group_by=unit&limit=1&after={next}")).await.ok();
+    let rest =
+        setup.of_key(&key, &format!("/v1/usage?group_by=unit&limit=1&after={next}")).await.ok();
     assert_eq!(rest["data"][0]["unit"], "request");
     assert_eq!(rest["has_more"], false);
 }
@@ -240,7 +255,9 @@ async fn operators_see_what_they_may() {
     let viewer = json!({"name": "v", "role": "viewer", "org": theirs});
     let viewer = setup.make("/admin-keys", viewer).await;
     let viewer = viewer["key"].as_str().unwrap();
-    let ask = |method: Method, path: String, body: Option<Value>| setup.ask_owned(viewer, method, path, body);
+    let ask = |method: Method, path: String, body: Option<Value>| {
+        setup.ask_owned(viewer, method, path, body)
+    };
     let own = ask(Method::GET, "/usage?group_by=org".to_owned(), None).await.ok();
     assert_eq!(own["data"].as_array().unwrap().len(), 1);
     assert_eq!(own["data"][0]["org"], theirs.as_str());
@@ -258,7 +275,12 @@ async fn operators_see_what_they_may() {
         (Method::GET, "/reconciliation".to_owned(), None, 403),
         (Method::POST, "/budgets".to_owned(), Some(budget), 403),
         (Method::POST, "/webhooks".to_owned(), Some(json!({"url": "https://example.com/"})), 403),
-        (Method::POST, "/webhooks".to_owned(), Some(json!({"url": "https://example.com/", "org": mine})), 404),
+        (
+            Method::POST,
+            "/webhooks".to_owned(),
+            Some(json!({"url": "https://example.com/", "org": mine})),
+            404,
+        ),
     ] {
         let answer = ask(method.clone(), path.clone(), body).await;
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.shown());
@@ -285,7 +307,8 @@ async fn budgets_live_a_whole_life() {
     assert_eq!(credits["budgets"][0]["spent_usd"], "0.120000000");
 
     let patch = |body: Value| setup.ask_owned(ADMIN, Method::PATCH, path.clone(), Some(body));
-    let changed = patch(json!({"limit_usd": "0.05", "alert_percent": null, "name": "less"})).await.ok();
+    let changed =
+        patch(json!({"limit_usd": "0.05", "alert_percent": null, "name": "less"})).await.ok();
     assert_eq!(changed["limit_usd"], "0.050000000");
     assert_eq!(changed["spent_usd"], "0.120000000");
     assert_eq!(changed["alert_percent"], Value::Null);
@@ -321,8 +344,13 @@ async fn budgets_live_a_whole_life() {
     let credits = setup.of_key(&key, "/v1/credits").await.ok();
     assert_eq!(credits["budgets"], json!([]));
     let log = setup.get(&format!("/audit?org={org}")).await;
-    let acts: Vec<&str> =
-        log["data"].as_array().unwrap().iter().take(3).filter_map(|l| l["action"].as_str()).collect();
+    let acts: Vec<&str> = log["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .take(3)
+        .filter_map(|l| l["action"].as_str())
+        .collect();
     assert_eq!(acts, ["budget.delete", "budget.update", "budget.create"]);
 }
 
@@ -331,9 +359,15 @@ async fn webhooks_are_delivered_and_listed() {
     use crate::support::Reply;
     let setup = Setup::start().await;
     let (org, ..) = setup.key("mine").await;
-    setup.upstream.on("POST", "/hook", [Reply::json(500, &json!({})), Reply::json(200, &json!({}))]);
+    setup.upstream.on(
+        "POST",
+        "/hook",
+        [Reply::json(500, &json!({})), Reply::json(200, &json!({}))],
+    );
     let url = format!("http://{}/hook", setup.upstream.address);
-    for wrong in ["http://example.com/", "https://10.0.0.1/", "https://localhost/", "file:///etc/passwd"] {
+    for wrong in
+        ["http://example.com/", "https://10.0.0.1/", "https://localhost/", "file:///etc/passwd"]
+    {
         let body = json!({"org": org, "url": wrong});
         let answer = setup.ask(ADMIN, Method::POST, "/webhooks", Some(body)).await;
         // A name is judged when it is dialled.
@@ -348,11 +382,12 @@ async fn webhooks_are_delivered_and_listed() {
     assert_eq!(shown["secret"], Value::Null);
     assert_eq!(shown["events"], json!(["credits.low", "budget.alert", "budget.exceeded"]));
 
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
     setup
         .run(
             "INSERT INTO outbox (id, webhook, event, body, created_at, next_at, once) \
              VALUES ('evt_1', $1, 'credits.low', '{\"id\":\"evt_1\"}', $2, 0, 'x')",
-            vec![id.into(), i64::MAX.into()],
+            vec![id.into(), i64::try_from(now).unwrap().into()],
         )
         .await;
     let mut tries = 0;
@@ -378,8 +413,81 @@ async fn webhooks_are_delivered_and_listed() {
     assert!(seen[1].headers["webhook-signature"].to_str().unwrap().starts_with("v1,"));
 
     let path = format!("/webhooks/{id}");
-    let changed = setup.ask(ADMIN, Method::PATCH, &path, Some(json!({"events": ["credits.low"]}))).await;
+    let changed =
+        setup.ask(ADMIN, Method::PATCH, &path, Some(json!({"events": ["credits.low"]}))).await;
     assert_eq!(changed.ok()["events"], json!(["credits.low"]));
     assert_eq!(setup.ask(ADMIN, Method::DELETE, &path, None).await.ok()["deleted"], true);
     assert_eq!(setup.ask(ADMIN, Method::GET, &path, None).await.status, 404);
+}
+
+#[tokio::test]
+async fn credits_are_added_once() {
+    let setup = Setup::start().await;
+    let (mine, _, key) = setup.key("mine").await;
+    let (theirs, ..) = setup.key("theirs").await;
+    let fund = |org: &str, amount: &str, id: &str| {
+        let body = json!({"org": org, "amount_usd": amount, "id": id, "memo": "invoice"});
+        setup.ask_owned(ADMIN, Method::POST, "/credits".to_owned(), Some(body))
+    };
+    for (org, amount, id, status, available) in [
+        (&mine, "10", "inv-1", 201, "10.000000000"),
+        (&mine, "10", "inv-1", 200, "10.000000000"),
+        (&mine, "0.000000001", "inv-2", 201, "10.000000001"),
+        // Another organisation's invoice of the same number is another funding.
+        (&theirs, "5", "inv-1", 201, "5.000000000"),
+    ] {
+        let answer = fund(org, amount, id).await;
+        assert_eq!(answer.status, status, "{id}: {}", answer.shown());
+        assert_eq!(answer.json()["available_usd"], available, "{id}");
+    }
+    // Ten at once are one.
+    let all = (0..10).map(|_| fund(&theirs, "7", "inv-7"));
+    let answers = futures_util::future::join_all(all).await;
+    let new = answers.iter().filter(|answer| answer.status == 201).count();
+    assert!(answers.iter().all(|a| [200, 201].contains(&a.status)));
+    assert_eq!(new, 1);
+    assert_eq!(setup.get(&format!("/credits?org={theirs}")).await["funded_usd"], "12.000000000");
+
+    let used = fund(&mine, "11", "inv-1").await;
+    assert_eq!((used.status, used.json()["error"]["param"].as_str()), (422, Some("id")));
+    for (body, status, param) in [
+        (json!({"org": mine, "amount_usd": "0", "id": "x"}), 400, "amount_usd"),
+        (json!({"org": mine, "amount_usd": "-1", "id": "x"}), 400, "amount_usd"),
+        (json!({"org": mine, "amount_usd": "1e3", "id": "x"}), 400, "amount_usd"),
+        (json!({"org": mine, "amount_usd": 10, "id": "x"}), 400, "amount_usd"),
+        (
+            json!({"org": mine, "amount_usd": "1000000000000000000000000000000", "id": "x"}),
+            400,
+            "amount_usd",
+        ),
+        (json!({"org": mine, "amount_usd": "9223372000", "id": "x"}), 201, ""),
+        (json!({"org": mine, "amount_usd": "9223372000", "id": "y"}), 400, "amount_usd"),
+        (json!({"org": mine, "amount_usd": "1"}), 400, "id"),
+        (json!({"org": mine, "amount_usd": "1", "id": " "}), 400, "id"),
+        (json!({"org": "org_none", "amount_usd": "1", "id": "x"}), 404, ""),
+        (json!({"amount_usd": "1", "id": "x"}), 400, "org"),
+    ] {
+        let answer = setup.ask(ADMIN, Method::POST, "/credits", Some(body.clone())).await;
+        assert_eq!(answer.status, status, "{body}: {}", answer.shown());
+        if !param.is_empty() {
+            assert_eq!(answer.json()["error"]["param"], param, "{body}");
+        }
+    }
+    // Nobody gives credits to their own organisation.
+    let owner = json!({"name": "o", "role": "owner", "org": mine});
+    let owner = setup.make("/admin-keys", owner).await;
+    let body = json!({"org": mine, "amount_usd": "1", "id": "gift"});
+    let gift =
+        setup.ask(owner["key"].as_str().unwrap(), Method::POST, "/credits", Some(body)).await;
+    assert_eq!(gift.status, 403, "{}", gift.shown());
+
+    let listed = setup.get(&format!("/ledger?org={mine}&kind=fund")).await;
+    assert_eq!(listed["data"].as_array().unwrap().len(), 3);
+    let log = setup.get(&format!("/audit?org={mine}")).await;
+    let added = log["data"].as_array().unwrap().iter().filter(|l| l["action"] == "credits.add");
+    assert_eq!(added.count(), 3);
+    assert_eq!(setup.get("/ledger/drift").await["data"], json!([]));
+    assert_eq!(setup.get("/ledger/trial-balance").await["balanced"], true);
+    let seen = setup.of_key(&key, "/v1/credits").await.ok();
+    assert_eq!(seen["available_usd"], "9223372010.000000001");
 }

@@ -100,7 +100,7 @@ pub(super) async fn list(
     };
     params.end()?;
     let part = budgets::list(app.db(), &actor, &wanted, &page, tenant::now()).await?;
-    Ok(super::list(&part, Listed::to_json))
+    Ok(Json(super::list(&part, Listed::to_json)))
 }
 
 /// One budget.

@@ -39,7 +39,7 @@ impl Modify for Credential {
         budgets::create, budgets::list, budgets::get, budgets::update, budgets::delete,
         webhooks::create, webhooks::list, webhooks::get, webhooks::update, webhooks::delete,
         webhooks::deliveries,
-        usage::usage, usage::credits, usage::reconciliation,
+        usage::usage, usage::credits, usage::fund, usage::reconciliation,
         ledger::list, ledger::accounts, ledger::trial_balance, ledger::drift,
         audit::list,
         health::live, health::ready, metrics::serve, serve,

@@ -83,7 +83,7 @@ pub(super) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         )
         .route("/admin/v1/webhooks/{id}/deliveries", get(webhooks::deliveries))
         .route("/admin/v1/usage", get(usage::usage))
-        .route("/admin/v1/credits", get(usage::credits))
+        .route("/admin/v1/credits", get(usage::credits).post(usage::fund))
         .route("/admin/v1/reconciliation", get(usage::reconciliation))
         .route("/admin/v1/ledger", get(ledger::list))
         .route("/admin/v1/ledger/accounts", get(ledger::accounts))

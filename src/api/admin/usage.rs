@@ -2,22 +2,32 @@
 
 use std::sync::Arc;
 
-use axum::{Extension, Json, extract::State, http::HeaderMap, response::Response};
-use serde_json::Value;
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
+use providers::money::Money;
+use serde_json::{Value, json};
 
+use super::Fields;
 use crate::{
     api::{
         App,
         usage::{Format, Query},
     },
     error::Error,
+    jobs::Desk,
     tenant::{
         self, DEFAULT,
+        budgets::{USD, parse_amount},
         role::{Act, Actor},
-        store::{StoreError, permit},
+        store::{Entry, StoreError, change, name, permit},
     },
     usage::{
-        credits, reconcile,
+        credits::{self, Funding},
+        reconcile,
         report::{Question, Whose},
     },
 };
@@ -94,6 +104,60 @@ pub(super) async fn credits(
         Some(credits) => Ok(Json(credits.to_json())),
         None => Err(StoreError::not_found("organisation", org).into()),
     }
+}
+
+/// Adds credits that an organisation bought. The same `id` again adds nothing.
+#[utoipa::path(
+    post, path = "/admin/v1/credits",
+    request_body(content = Object, description = "org; amount_usd: a decimal text; id: the \
+        caller's own for this funding, such as the invoice's number; memo"),
+    responses(
+        (status = 201, description = "the credits", body = Object),
+        (status = 200, description = "it was added before", body = Object),
+        (status = 422, description = "the id was used for something else",
+         body = crate::api::shape::ErrorResponse),
+    ),
+    security(("admin" = []))
+)]
+pub(super) async fn fund(
+    State(app): State<Arc<App>>,
+    Extension(actor): Extension<Actor>,
+    mut fields: Fields,
+) -> Result<(StatusCode, Json<Value>), Error> {
+    let org = fields.need("org")?;
+    let amount = fields.need("amount_usd")?;
+    let funding = Funding {
+        id: name("id", &fields.need("id")?)?,
+        amount: parse_amount(USD, &amount).map_err(|e| Error::invalid("amount_usd", e))?,
+        memo: fields.text("memo")?.map(|memo| name("memo", &memo)).transpose()?.unwrap_or_default(),
+        org,
+    };
+    fields.end()?;
+    let (credits, is_new) = add(&app.engine.desk, &actor, &funding).await?;
+    Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(credits)))
+}
+
+/// Books a funding and writes who did it into the log. How an organisation pays is not its own
+/// business, so its own operators cannot.
+pub(crate) async fn add(
+    desk: &Desk,
+    actor: &Actor,
+    funding: &Funding,
+) -> Result<(Value, bool), Error> {
+    permit(actor, Act::Manage, &funding.org, "organisation", &funding.org)?;
+    above_all(actor)?;
+    let missing = || StoreError::not_found("organisation", &funding.org);
+    credits::of_org(desk.db(), &funding.org).await?.ok_or_else(missing)?;
+    let now = tenant::now();
+    let is_new = funding.book(desk, now).await?;
+    if is_new {
+        let amount = Money::from_nanos(funding.amount);
+        let detail = json!({"id": funding.id, "amount_usd": amount, "memo": funding.memo});
+        let entry = Entry::new(actor, &funding.org, "credits.add", &funding.org, detail);
+        change(desk.db(), entry, now, |_, _| Box::pin(async { Ok(Ok(())) })).await?;
+    }
+    let credits = credits::of_org(desk.db(), &funding.org).await?.ok_or_else(missing)?;
+    Ok((credits.to_json(), is_new))
 }
 
 /// What providers cost by our price list and by their own word, to hold against their invoices.

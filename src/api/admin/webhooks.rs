@@ -58,7 +58,7 @@ pub(super) async fn list(
     let (page, org) = (params.page()?, params.take("org")?);
     params.end()?;
     let part = webhooks::list(app.db(), &actor, org.as_deref(), &page).await?;
-    Ok(super::list(&part, Webhook::to_json))
+    Ok(Json(super::list(&part, Webhook::to_json)))
 }
 
 /// One webhook.
@@ -135,5 +135,5 @@ pub(super) async fn deliveries(
     let page = params.page()?;
     params.end()?;
     let part = webhooks::deliveries(app.db(), &actor, &id, &page).await?;
-    Ok(super::list(&part, Delivery::to_json))
+    Ok(Json(super::list(&part, Delivery::to_json)))
 }

@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 use super::run;
 use crate::{
     db::{Db, Durability, testing},
+    ledger::Account,
     usage::alert::{Alerts, Event, Moved, Refused, raise},
 };
 
@@ -32,8 +33,22 @@ async fn fill(db: &Db) {
     .await;
 }
 
-fn moved(account: &str, before: i64, posted: i64, cap: Option<i64>) -> Moved<'_> {
-    Moved { account, before, posted, pending: 10, cap, cause: "job_1", at: 1_788_220_800_000 }
+fn balance(account: &str, posted: i64, cap: Option<i64>) -> Account {
+    Account {
+        id: account.to_owned(),
+        org: "default".to_owned(),
+        unit: "usd".to_owned(),
+        posted,
+        pending: 10,
+        cap,
+        ceiling: cap,
+        frozen: false,
+    }
+}
+
+/// Whom to tell of a balance that was something else before.
+fn moved(alerts: &Alerts, before: i64, account: &Account) -> Vec<Event> {
+    alerts.moved(&Moved { account, before, cause: "job_1", at: 1_788_220_800_000 })
 }
 
 async fn stored(db: &Db) -> Vec<(String, String, Json)> {
@@ -62,7 +77,7 @@ async fn only_a_crossing_is_told() {
         let alerts = Alerts::default();
         alerts.refresh(&db).await.unwrap();
         // Nobody listens yet.
-        assert_eq!(alerts.moved(&moved("budget:b1:2026-09-01", 0, 1000, Some(1000))), []);
+        assert_eq!(moved(&alerts, 0, &balance("budget:b1:2026-09-01", 1000, Some(1000))), []);
         fill(&db).await;
         alerts.refresh(&db).await.unwrap();
         for (account, before, posted, cap, told) in [
@@ -85,7 +100,7 @@ async fn only_a_crossing_is_told() {
             ("credit:other", -1000, 0, Some(0), 0),
             ("system:revenue", 0, 1000, None, 0),
         ] {
-            let events = alerts.moved(&moved(account, before, posted, cap));
+            let events = moved(&alerts, before, &balance(account, posted, cap));
             assert_eq!(events.len(), told, "{account} {before} to {posted}");
         }
     })
@@ -99,8 +114,8 @@ async fn an_occasion_is_written_once_and_says_what_happened() {
         let alerts = Alerts::default();
         alerts.refresh(&db).await.unwrap();
         for _ in 0..3 {
-            write(&db, alerts.moved(&moved("budget:b1:2026-09-01", 0, 900, Some(1000)))).await;
-            write(&db, alerts.moved(&moved("credit:default", -1000, -400, Some(0)))).await;
+            write(&db, moved(&alerts, 0, &balance("budget:b1:2026-09-01", 900, Some(1000)))).await;
+            write(&db, moved(&alerts, -1000, &balance("credit:default", -400, Some(0)))).await;
             let refused = Refused {
                 account: "budget:b2:2026-09-01:ann",
                 asked: 2_000_000,
@@ -148,12 +163,17 @@ async fn refusals_are_counted_out_in_memory() {
         fill(&db).await;
         let alerts = Alerts::default();
         alerts.refresh(&db).await.unwrap();
-        let refused = |at| Refused { account: "budget:b1:2026-09-01", asked: 5, left: 1, at };
-        assert_eq!(alerts.refused(&refused(0)).len(), 1);
-        assert_eq!(alerts.refused(&refused(1)).len(), 0);
-        assert_eq!(alerts.refused(&refused(59_999)).len(), 0);
-        // What was rolled back is tried again; the database knows if it was not.
-        assert_eq!(alerts.refused(&refused(60_000)).len(), 1);
+        let refused = |at| {
+            alerts.refused(&Refused { account: "budget:b1:2026-09-01", asked: 5, left: 1, at })
+        };
+        // What was not committed is told again.
+        assert_eq!(refused(0).len(), 1);
+        assert_eq!(refused(0).len(), 1);
+        alerts.told(&refused(0));
+        assert_eq!(refused(1).len(), 0);
+        assert_eq!(refused(59_999).len(), 0);
+        // After a minute the database is asked whether it was told.
+        assert_eq!(refused(60_000).len(), 1);
         let credits = Refused { account: "credit:default", asked: 5, left: 1, at: 0 };
         assert_eq!(alerts.refused(&credits).len(), 0);
     })
