@@ -493,3 +493,24 @@ async fn crossings_are_told_with_what_makes_them_true() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_was_charged_is_given_back_once_and_exactly() {
+    each(|db| async move {
+        let desk = Desk::new(db.clone());
+        let refund =
+            |job: &str| Act::Refund { job: job.to_owned(), memo: "sorry".to_owned(), at: NOW };
+        write(&desk, opening("job_a", 5 * CENT, None)).await.unwrap();
+        assert_eq!(write(&desk, refund("job_a")).await, Err(Denied::NotNow), "nothing is charged");
+        write(&desk, finishing("job_a", JobState::Succeeded, 3 * CENT)).await.unwrap();
+        assert_eq!(write(&desk, refund("job_a")).await, Ok(Done::Written));
+        assert_eq!(number(&db, "SELECT posted FROM account").await, 0);
+        assert_eq!(write(&desk, refund("job_a")).await, Err(Denied::NotNow), "given back twice");
+        assert_eq!(number(&db, "SELECT posted FROM account").await, 0);
+        write(&desk, opening("job_b", CENT, None)).await.unwrap();
+        write(&desk, finishing("job_b", JobState::Failed, 0)).await.unwrap();
+        assert_eq!(write(&desk, refund("job_b")).await, Err(Denied::NotNow), "nothing was charged");
+        check_books(&db).await;
+    })
+    .await;
+}

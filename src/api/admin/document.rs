@@ -7,7 +7,7 @@ use utoipa::{
 };
 
 use super::{
-    admin_keys, audit, budgets, keys, ledger, orgs, projects, provider_keys, usage, webhooks,
+    admin_keys, audit, budgets, jobs, keys, ledger, orgs, projects, provider_keys, usage, webhooks,
 };
 use crate::api::{health, metrics};
 
@@ -41,6 +41,7 @@ impl Modify for Credential {
         webhooks::deliveries,
         usage::usage, usage::credits, usage::fund, usage::reconciliation,
         ledger::list, ledger::accounts, ledger::trial_balance, ledger::drift,
+        jobs::list, jobs::get, jobs::cancel, jobs::refund,
         audit::list,
         health::live, health::ready, metrics::serve, serve,
     ),

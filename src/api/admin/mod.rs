@@ -9,6 +9,7 @@ mod auth;
 mod budgets;
 mod document;
 mod fields;
+mod jobs;
 pub(crate) mod keys;
 mod ledger;
 mod orgs;
@@ -23,7 +24,7 @@ use axum::{
     Json, Router,
     http::StatusCode,
     middleware,
-    routing::{delete, get},
+    routing::{delete, get, post},
 };
 use serde_json::{Value, json};
 
@@ -89,6 +90,9 @@ pub(super) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/admin/v1/ledger/accounts", get(ledger::accounts))
         .route("/admin/v1/ledger/trial-balance", get(ledger::trial_balance))
         .route("/admin/v1/ledger/drift", get(ledger::drift))
+        .route("/admin/v1/jobs", get(jobs::list))
+        .route("/admin/v1/jobs/{id}", get(jobs::get).delete(jobs::cancel))
+        .route("/admin/v1/jobs/{id}/refund", post(jobs::refund))
         .route("/admin/v1/audit", get(audit::list))
         .layer(middleware::from_fn_with_state(Arc::clone(app), auth::require))
         .layer(middleware::from_fn_with_state(Arc::clone(app), super::observe::observe))

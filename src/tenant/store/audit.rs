@@ -28,7 +28,7 @@ pub struct Line {
 }
 
 /// Writes a line, in the transaction of what it tells.
-pub(super) async fn write(tx: &mut Tx<'_>, entry: &Entry, now: i64) -> Result<(), DbError> {
+pub async fn write(tx: &mut Tx<'_>, entry: &Entry, now: i64) -> Result<(), DbError> {
     let row = [
         super::new_id("aud").into(),
         now.into(),
