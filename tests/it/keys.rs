@@ -151,3 +151,86 @@ async fn a_key_sees_its_own_jobs_only() {
     Answer::of(retry("right")).await.ok();
     assert_eq!(upstream.submits("/").len(), 3);
 }
+
+const OPERATOR: &str = "canary-operator-0123456789";
+
+/// Something made by the operator: the answer.
+async fn make(gateway: &Gateway, path: &str, body: Value) -> Value {
+    let call = gateway.admin(Method::POST, &format!("/admin/v1/{path}")).bearer_auth(OPERATOR);
+    let call = call.header("content-type", "application/json").body(body.to_string());
+    let answer = Answer::of(call).await;
+    assert_eq!(answer.status, 201, "{}", answer.shown());
+    answer.json()
+}
+
+/// Two organisations whose project and key are called the same: project and key of each.
+async fn tenants() -> (Upstream, Gateway, [(Value, String); 2]) {
+    let upstream = Upstream::start().await;
+    upstream.on("POST", GEMINI, vendors::gemini(&pictures::png(64, 64)));
+    let more = format!(
+        "auth.mode = \"keys\"\nauth.admin_key = \"{OPERATOR}\"\n\
+         server.admin_listen = \"127.0.0.1:0\""
+    );
+    let gateway = Gateway::with(&upstream, &["gemini"], &more).await;
+    let tenant = async || {
+        let org = make(&gateway, "orgs", json!({"name": "acme"})).await["id"].clone();
+        let project = make(&gateway, "projects", json!({"name": "site", "org": org})).await;
+        let key = json!({"name": "ci", "project": project["id"]});
+        let key = make(&gateway, "keys", key).await["key"].as_str().unwrap().to_owned();
+        (project["id"].clone(), key)
+    };
+    let both = [tenant().await, tenant().await];
+    (upstream, gateway, both)
+}
+
+#[tokio::test]
+async fn a_job_of_another_tenant_does_not_exist() {
+    let (upstream, gateway, [(_, one), (_, other)]) = tenants().await;
+    let answer = draw(&gateway, &one, &body("nano-banana")).await;
+    let job = answer.header("x-mediagate-job-id").unwrap().to_owned();
+    for (path, method) in [
+        (format!("/v1/jobs/{job}"), Method::GET),
+        (format!("/v1/jobs/{job}/result"), Method::GET),
+        (format!("/v1/jobs/{job}"), Method::DELETE),
+    ] {
+        let call = gateway.request(method.clone(), &path).bearer_auth(&other);
+        let told = Answer::of(call).await.error(404, "job_not_found", Some("id"));
+        let none = path.replace(&job, "job_none");
+        let call = gateway.request(method, &none).bearer_auth(&other);
+        let of_none = Answer::of(call).await.error(404, "job_not_found", Some("id"));
+        assert_eq!(told.replace(&job, "job_none"), of_none);
+    }
+    let list = async |key: &str| {
+        let call = gateway.request(Method::GET, "/v1/jobs").bearer_auth(key);
+        Answer::of(call).await.ok()["data"].as_array().unwrap().len()
+    };
+    assert_eq!((list(&one).await, list(&other).await), (1, 0));
+    // The same `Idempotency-Key` of another tenant is another one.
+    let same = |key: &str| {
+        let call = gateway.post("/v1/images/generations", &body("nano-banana")).bearer_auth(key);
+        call.header("idempotency-key", "same")
+    };
+    for (key, submits) in [(&one, 2), (&other, 3), (&one, 3), (&other, 3)] {
+        Answer::of(same(key)).await.ok();
+        assert_eq!(upstream.submits("/").len(), submits);
+    }
+}
+
+#[tokio::test]
+async fn a_project_is_served_with_its_own_key() {
+    let (upstream, gateway, [(project, one), (_, other)]) = tenants().await;
+    let used = async |key: &str| {
+        draw(&gateway, key, &body("nano-banana")).await.ok();
+        let sent = upstream.submits("/").pop().unwrap();
+        sent.headers["x-goog-api-key"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(used(&one).await, "secret-of-gemini");
+    let own = json!({"project": project, "provider": "gemini", "key": "their-own"});
+    let own = make(&gateway, "provider-keys", own).await;
+    assert_eq!(used(&one).await, "their-own");
+    assert_eq!(used(&other).await, "secret-of-gemini");
+    let path = format!("/admin/v1/provider-keys/{}", own["id"].as_str().unwrap());
+    let gone = gateway.admin(Method::DELETE, &path).bearer_auth(OPERATOR);
+    assert_eq!(Answer::of(gone).await.status, 200);
+    assert_eq!(used(&one).await, "secret-of-gemini");
+}
