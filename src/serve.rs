@@ -10,7 +10,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    http::{Request, Version},
+};
+use hyper::{
+    body::Incoming,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -24,7 +31,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{self, App, admin::Admin, auth::Auth},
+    api::{self, App, admin::Admin, auth::Auth, line::Line},
     config::{self, Config},
     db::{Db, DbSettings, Durability},
     engine::{
@@ -60,8 +67,6 @@ const BLOB_BUDGET: usize = 128 * 1024 * 1024;
 const MEMORY_STORE: u64 = 512 * 1024 * 1024;
 /// How long before the end of the drain time those who still wait are told to come back.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// A caller that wants to be kept awake hears something this often.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_mins(5);
@@ -175,7 +180,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         }),
         json_limit: usize::try_from(config.limits.json_bytes).unwrap_or(usize::MAX),
         wait: config.server.wait,
-        heartbeat: HEARTBEAT,
+        heartbeat: config.server.heartbeat,
         cors_origins: config.server.cors_origins.clone(),
         draining: false.into(),
         closing: CancellationToken::new(),
@@ -563,13 +568,24 @@ fn connection(stream: TcpStream, router: &Router, graceful: &GracefulShutdown) {
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MOST_HEADERS);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100);
-    let service = TowerToHyperService::new(router.clone());
-    let connection =
-        builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    let line = Line::default();
+    let stream = TokioIo::new(line.watch(stream));
+    let routes = TowerToHyperService::new(router.clone());
+    let requests = line.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        // Over HTTP/2 a request says nothing of the answers to others.
+        if request.version() < Version::HTTP_2 {
+            requests.begin();
+            request.extensions_mut().insert(requests.clone());
+        }
+        routes.call(request)
+    });
+    let connection = builder.serve_connection_with_upgrades(stream, service).into_owned();
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection ended early");
         }
+        line.end();
     });
 }

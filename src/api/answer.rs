@@ -22,7 +22,7 @@ use http_body::Frame;
 use providers::{media::Format, money::Cost};
 use serde_json::{Map, Value, json};
 
-use super::observe::Note;
+use super::{line::Line, observe::Note};
 use crate::{
     crash::{Point, point},
     engine::{
@@ -46,6 +46,7 @@ pub(super) async fn images(
     job: &Arc<Job>,
     success: Arc<Success>,
     begun: Option<std::time::Instant>,
+    line: Option<Line>,
 ) -> Result<Response, Error> {
     point(Point::BeforeAnswer);
     let success = if success.wants_url { engine.kept(job, success).await? } else { success };
@@ -96,7 +97,7 @@ pub(super) async fn images(
         parts: parts.into(),
         current: None,
         left: length,
-        owner: Owner { engine: Arc::clone(engine), job: Arc::clone(job), sent: false },
+        owner: Owner { engine: Arc::clone(engine), job: Arc::clone(job), line, sent: false },
     };
     let mut response = Response::new(Body::new(stream));
     let headers = response.headers_mut();
@@ -242,6 +243,8 @@ fn details(
 struct Owner {
     engine: Arc<Engine>,
     job: Arc<Job>,
+    /// What it goes out on, where its caller may ask again.
+    line: Option<Line>,
     sent: bool,
 }
 
@@ -250,6 +253,9 @@ impl Drop for Owner {
         let sent = self.sent;
         point(Point::AfterAnswer);
         self.engine.settle(&self.job, sent);
+        if let Some(line) = self.line.take().filter(|_| sent) {
+            line.handed(&self.engine, &self.job);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{App, answer, auth::Tenant, jobs, limits};
+use super::{App, answer, auth::Tenant, jobs, limits, line::Line};
 use crate::{
     engine::{
         Asked, Opened, Plan,
@@ -125,11 +125,14 @@ fn canonical(digest: &mut Sha256, value: &Value) {
 }
 
 /// A planned call and who makes it.
-pub(super) struct Call<'a> {
-    pub(super) tenant: &'a Tenant,
-    pub(super) request_id: &'a str,
+#[derive(Clone)]
+pub(super) struct Call {
+    pub(super) tenant: Tenant,
+    pub(super) request_id: String,
+    /// What its answer goes out on.
+    pub(super) line: Option<Line>,
     /// The route's path.
-    pub(super) route: &'a str,
+    pub(super) route: &'static str,
     pub(super) manner: Manner,
     pub(super) fingerprint: [u8; 32],
     /// Whether white space is wanted while the job runs.
@@ -137,7 +140,7 @@ pub(super) struct Call<'a> {
     pub(super) begun: std::time::Instant,
 }
 
-impl Call<'_> {
+impl Call {
     /// Opens a job, or finds the one that the call repeats, and answers as the caller prefers.
     pub(super) async fn answer(
         self,
@@ -145,8 +148,11 @@ impl Call<'_> {
         plan: Plan,
         request: ImageRequest,
     ) -> Result<Response, Error> {
-        let (job, watch, replayed) = self.job(app, plan, request).await?;
-        let caller = Caller { app: Arc::clone(app), job: Some(Arc::clone(&job)) };
+        // A caller that hangs up meanwhile must not leave a job that is written down and not
+        // begun, nor one that is joined by nobody.
+        let opening = self.clone().job(Arc::clone(app), plan, request);
+        let opened = app.engine.tasks.spawn(opening).await;
+        let Seat { caller, job, watch, replayed } = opened.map_err(Error::internal)??;
         let wait = match (self.manner.respond_async, self.manner.wait) {
             (true, wait) => wait.unwrap_or_default().min(app.wait),
             (false, wait) => wait.unwrap_or(app.wait).min(app.wait),
@@ -161,7 +167,8 @@ impl Call<'_> {
         let outcome = match waited {
             Some(outcome) => outcome,
             None if beats && !app.closing.is_cancelled() => {
-                return Ok(beating(app, &job, caller, wait.saturating_sub(patience)));
+                let left = wait.saturating_sub(patience);
+                return Ok(beating(app, &job, caller, self.line, left));
             }
             None => {
                 caller.answered();
@@ -173,10 +180,10 @@ impl Call<'_> {
             }
         };
         if let Some(Ok(success)) = &outcome {
-            limits::count_tokens(app, self.tenant, &success.usage).await;
+            limits::count_tokens(app, &self.tenant, &success.usage).await;
         }
         let answer = match outcome {
-            Some(outcome) => finished(app, &job, outcome, Some(self.begun)).await,
+            Some(outcome) => finished(app, &job, outcome, Some(self.begun), self.line).await,
             None => Err(Error::internal("a job ended without a result")),
         };
         caller.answered();
@@ -189,12 +196,7 @@ impl Call<'_> {
     }
 
     /// The job, the caller's place in its row, and whether it was there before.
-    async fn job(
-        &self,
-        app: &Arc<App>,
-        plan: Plan,
-        request: ImageRequest,
-    ) -> Result<(Arc<Job>, Watch, bool), Error> {
+    async fn job(self, app: Arc<App>, plan: Plan, request: ImageRequest) -> Result<Seat, Error> {
         let engine = &app.engine;
         let grant = &self.tenant.grant;
         if self.manner.retry && self.manner.key.is_none() && grant.join_retries {
@@ -206,7 +208,7 @@ impl Call<'_> {
                     request_id = self.request_id,
                     "a repeat joined its job"
                 );
-                return Ok((job, watch, false));
+                return Ok(Seat::new(&app, job, watch, false));
             }
         }
         let idempotency = self.manner.key.as_ref().map(|key| {
@@ -219,13 +221,13 @@ impl Call<'_> {
         });
         let asked = Asked {
             grant: Arc::clone(grant),
-            request_id: self.request_id.to_owned(),
+            request_id: self.request_id,
             fingerprint: self.fingerprint,
             idempotency,
-            permit: limits::enter(app, self.tenant).await?,
+            permit: limits::enter(&app, &self.tenant).await?,
         };
         match engine.open(plan, request, asked).await? {
-            Opened::New(job, watch) => Ok((job, watch, false)),
+            Opened::New(job, watch) => Ok(Seat::new(&app, job, watch, false)),
             Opened::Known(id) => {
                 let known = engine.find(grant, &id).await?;
                 let job = known.ok_or_else(|| {
@@ -240,9 +242,25 @@ impl Call<'_> {
                 }
                 engine.metrics.joins.inc();
                 let watch = job.watch();
-                Ok((job, watch, true))
+                Ok(Seat::new(&app, job, watch, true))
             }
         }
+    }
+}
+
+/// A caller, its job, its place in the job's row, and whether the job was there before.
+struct Seat {
+    // Let go of first: then the row is seen without it.
+    watch: Watch,
+    caller: Caller,
+    job: Arc<Job>,
+    replayed: bool,
+}
+
+impl Seat {
+    fn new(app: &Arc<App>, job: Arc<Job>, watch: Watch, replayed: bool) -> Self {
+        let caller = Caller { app: Arc::clone(app), job: Some(Arc::clone(&job)) };
+        Self { watch, caller, job, replayed }
     }
 }
 
@@ -262,7 +280,8 @@ impl Caller {
 
 impl Drop for Caller {
     fn drop(&mut self) {
-        if let Some(job) = self.job.take() {
+        // What others wait for too is not lost.
+        if let Some(job) = self.job.take().filter(|job| !job.is_watched()) {
             self.app.engine.settle(&job, false);
         }
     }
@@ -274,10 +293,11 @@ pub(super) async fn finished(
     job: &Arc<Job>,
     outcome: Outcome,
     begun: Option<std::time::Instant>,
+    line: Option<Line>,
 ) -> Result<Response, Error> {
     match outcome {
         Ok(success) => {
-            let answer = answer::images(&app.engine, job, success, begun).await;
+            let answer = answer::images(&app.engine, job, success, begun, line).await;
             if answer.as_ref().is_err_and(|e| e.code.should_retry()) {
                 // The repeat that is advised must find the job again.
                 app.engine.abandon(job);
@@ -316,9 +336,15 @@ fn accepted(job: &Job) -> Response {
 
 /// An early 200 whose body is white space until the job is over: for proxies that cut idle
 /// connections. An error then stands in the body.
-fn beating(app: &Arc<App>, job: &Arc<Job>, caller: Caller, left: Duration) -> Response {
+fn beating(
+    app: &Arc<App>,
+    job: &Arc<Job>,
+    caller: Caller,
+    line: Option<Line>,
+    left: Duration,
+) -> Response {
     let until = tokio::time::Instant::now() + left;
-    let start = Beat { app: Arc::clone(app), job: Arc::clone(job), caller, until };
+    let start = Beat { app: Arc::clone(app), job: Arc::clone(job), caller, line, until };
     let body = stream::unfold(Some(start), |beat| async move {
         let beat = beat?;
         let pause = tokio::time::sleep(
@@ -338,7 +364,7 @@ fn beating(app: &Arc<App>, job: &Arc<Job>, caller: Caller, left: Duration) -> Re
             return Some((space, Some(beat)));
         }
         let answer = match outcome {
-            Some(outcome) => finished(&beat.app, &beat.job, outcome, None).await,
+            Some(outcome) => finished(&beat.app, &beat.job, outcome, None, beat.line).await,
             None => {
                 beat.app.engine.abandon(&beat.job);
                 Err(still_running(&beat.job))
@@ -364,6 +390,7 @@ struct Beat {
     app: Arc<App>,
     job: Arc<Job>,
     caller: Caller,
+    line: Option<Line>,
     until: tokio::time::Instant,
 }
 

@@ -18,6 +18,7 @@ use super::{
     body,
     call::{self, Call, Manner},
     limits,
+    line::Line,
     observe::RequestId,
     request::{self, Generation},
     shape::{ImagesRequest, ImagesResponse},
@@ -57,6 +58,7 @@ pub(super) async fn generate(
     State(app): State<Arc<App>>,
     Extension(tenant): Extension<Tenant>,
     Extension(request_id): Extension<RequestId>,
+    line: Option<Extension<Line>>,
     options: Result<Query<Options>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
     body: Body,
@@ -84,13 +86,15 @@ pub(super) async fn generate(
         Ok(left) => left,
         Err(limited) => return Ok(limited.into()),
     };
+    let heartbeat = heartbeat || tenant.grant.heartbeat;
     let call = Call {
-        tenant: &tenant,
-        request_id: &request_id.0,
+        tenant,
+        request_id: request_id.0,
+        line: line.map(|Extension(line)| line),
         route: ROUTE,
         manner,
         fingerprint,
-        heartbeat: heartbeat || tenant.grant.heartbeat,
+        heartbeat,
         begun,
     };
     let answered = call.answer(&app, plan, request).await;

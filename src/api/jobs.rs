@@ -100,7 +100,7 @@ pub(super) async fn result(
 ) -> Result<Response, Error> {
     let job = find(&app, &tenant, &id).await?;
     match job.outcome() {
-        Some(outcome) => call::finished(&app, &job, outcome, None).await,
+        Some(outcome) => call::finished(&app, &job, outcome, None, None).await,
         None => Err(call::still_running(&job)),
     }
 }

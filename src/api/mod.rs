@@ -13,6 +13,7 @@ mod health;
 mod images;
 mod jobs;
 mod limits;
+pub mod line;
 mod media;
 mod metrics;
 mod models;

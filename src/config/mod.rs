@@ -99,6 +99,8 @@ pub struct ServerConfig {
     pub cors_origins: Vec<String>,
     /// How long a call waits for its job.
     pub wait: Duration,
+    /// How long a caller that wants white space hears nothing. Not for operators to set.
+    pub heartbeat: Duration,
     /// How long running jobs may take to finish after a stop signal.
     pub drain: Duration,
     /// Threads that serve.

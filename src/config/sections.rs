@@ -83,6 +83,9 @@ pub(super) fn config(
     if problems.is_empty() { Ok(config) } else { Err(ConfigError { file: path, problems }) }
 }
 
+/// Proxies cut a connection that is idle for 30 s and more.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
 fn server(
     section: &Section<'_>,
     listen: Option<SocketAddr>,
@@ -107,6 +110,7 @@ fn server(
         public_url: section.parsed("public_url", check::base_url),
         cors_origins: section.texts("cors_origins", check::origin).unwrap_or_default(),
         wait: section.seconds("wait_s", 1..=3600).unwrap_or(Duration::from_secs(590)),
+        heartbeat: HEARTBEAT,
         drain: section.seconds("drain_s", 0..=3600).unwrap_or(Duration::from_secs(30)),
         workers: section.integer("workers", 1..=1024).map_or_else(cores, |n| n as usize),
     }

@@ -252,7 +252,7 @@ impl Job {
             epoch: row.epoch,
             held: Money::from_nanos(held.map_or(0, |leg| leg.amount)),
             simulated: row.simulated,
-            cancel: CancellationToken::new(),
+            cancel: asked_to_end(row),
             full: AtomicBool::new(true),
             live: Mutex::new(Live {
                 finished_at: row.finished_at.map(millis::at),
@@ -493,7 +493,8 @@ impl Jobs {
     pub fn join(&self, key: &str, fingerprint: &[u8]) -> Option<(Arc<Job>, Watch)> {
         let now = SystemTime::now();
         let table = self.table.lock();
-        let job = table.values().find(|job| {
+        // The latest: those before it may have been answered after all.
+        let job = table.values().rev().find(|job| {
             job.grant.key_id == key
                 && job.fingerprint == fingerprint
                 && match job.finished_at() {
@@ -509,6 +510,15 @@ impl Jobs {
         // Watched before the table is free again, so that no other repeat joins too.
         Some((Arc::clone(job), job.watch()))
     }
+}
+
+/// Fired already where its owner wanted the job ended before it changed hands.
+fn asked_to_end(row: &JobRow) -> CancellationToken {
+    let token = CancellationToken::new();
+    if row.cancel_asked {
+        token.cancel();
+    }
+    token
 }
 
 #[cfg(test)]

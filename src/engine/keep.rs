@@ -158,7 +158,7 @@ impl Engine {
 
     /// Writes a job's success and its charge down, in one transaction; waits for the database.
     /// False where another process has the job by now.
-    async fn capture(&self, job: &Job, success: &Success, first: bool) -> bool {
+    async fn capture(&self, job: &Arc<Job>, success: &Success, first: bool) -> bool {
         let mut light = Success::clone(success);
         light.pictures.iter_mut().for_each(|picture| picture.blob = None);
         if self.settings.zero_retention {
@@ -173,7 +173,7 @@ impl Engine {
                 point(Point::AfterFinish);
                 job.set_captured();
                 if !first && job.was_sent() {
-                    self.note_abandoned(job, false);
+                    self.note_abandoned(job);
                 }
                 true
             }
@@ -265,23 +265,25 @@ impl Engine {
             job.replace(Ok(Arc::new(light)));
         }
         if job.set_abandoned(!sent) || job.is_captured() {
-            self.note_abandoned(job, !sent);
+            self.note_abandoned(job);
         }
     }
 
     /// Says that the caller of a job went away, so that its repeat may join on any replica.
     pub fn abandon(self: &Arc<Self>, job: &Arc<Job>) {
         if job.set_abandoned(true) {
-            self.note_abandoned(job, true);
+            self.note_abandoned(job);
         }
     }
 
-    fn note_abandoned(&self, job: &Job, abandoned: bool) {
-        let (desk, org) = (self.desk.clone(), job.grant.org.clone());
-        let act = Act::Abandon { job: job.id.clone(), abandoned };
+    fn note_abandoned(&self, job: &Arc<Job>) {
+        let (desk, job) = (self.desk.clone(), Arc::clone(job));
         self.tasks.spawn(async move {
+            // As it now is: notes may overtake each other.
+            let (id, abandoned) = (job.id.clone(), job.is_abandoned());
+            let (org, act) = (&job.grant.org, Act::Abandon { job: id, abandoned });
             // Lost with the process or the database: then a repeat may join that need not.
-            let _ = desk.write(&org, act, Durability::Process).await;
+            let _ = desk.write(org, act, Durability::Process).await;
         });
     }
 

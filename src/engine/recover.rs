@@ -262,7 +262,7 @@ impl Engine {
         let since = millis::now() - super::job::JOIN_WINDOW.as_millis() as i64;
         let sql = "SELECT id FROM job WHERE api_key = $1 AND fingerprint = $2 AND abandoned = 1 \
                    AND (finished_at IS NULL OR finished_at > $3) \
-                   AND state IN ('queued', 'running', 'succeeded') ORDER BY id LIMIT 8";
+                   AND state IN ('queued', 'running', 'succeeded') ORDER BY id DESC LIMIT 8";
         let params: Vec<Value> =
             vec![grant.key_id.as_str().into(), fingerprint.to_vec().into(), since.into()];
         let rows = self.desk.db().query(sql, params).await.map_err(unavailable)?;

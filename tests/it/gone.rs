@@ -5,10 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::support::{
-    Answer, Gateway, Upstream, pictures,
+    Answer, Gateway, Upstream, each, pictures,
     vendors::{self, GEMINI, OPENAI},
 };
 
@@ -193,6 +196,69 @@ async fn an_answer_that_was_cut_off_is_kept_and_joined() {
     let answer = Answer::of(gateway.post(DRAW, &body).header("x-stainless-retry-count", 1)).await;
     assert_eq!(answer.pictures(), vec![large; 3]);
     assert_eq!(upstream.submits("/").len(), 1);
+}
+
+/// How a connection ends after its first answer.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The rest of the answer is not read, so the system resets the connection.
+    Unread,
+    /// All of it was read, by a proxy perhaps that cannot pass it on.
+    AtOnce,
+    /// As connections that are kept for the next request end.
+    Late,
+    /// After a second request.
+    Used,
+}
+
+#[tokio::test]
+async fn an_answer_that_may_have_been_lost_on_its_way_is_joined() {
+    each([End::Unread, End::AtOnce, End::Late, End::Used], async |end| {
+        // Small enough to be in the buffers of the system altogether.
+        let upstream = slow(0).await;
+        let gateway = Gateway::with(&upstream, &["gemini"], "").await;
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        let body = body().to_string();
+        let call = format!(
+            "POST {DRAW} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(call.as_bytes()).await.unwrap();
+        let head = read_head(&mut socket).await;
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        let length = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
+        let mut rest = vec![0; length.parse().unwrap()];
+        if !matches!(end, End::Unread) {
+            socket.read_exact(&mut rest).await.unwrap();
+        }
+        match end {
+            End::Unread | End::AtOnce => {}
+            End::Late => tokio::time::sleep(Duration::from_millis(2200)).await,
+            End::Used => {
+                socket.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+                read_head(&mut socket).await;
+            }
+        }
+        drop(socket);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(Answer::of(attempt(&gateway, 1)).await.picture(), picture());
+        let bought = match end {
+            End::Unread | End::AtOnce => 1,
+            End::Late | End::Used => 2,
+        };
+        assert_eq!(upstream.submits("/").len(), bought, "{end:?}");
+    })
+    .await;
+}
+
+/// The head of an answer, in lower case.
+async fn read_head(socket: &mut TcpStream) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        head.push(char::from(socket.read_u8().await.unwrap()).to_ascii_lowercase());
+    }
+    head
 }
 
 #[tokio::test]

@@ -57,6 +57,10 @@ export async function gateway(config) {
   return { url: `http://${address}/v1`, stop };
 }
 
+const paths = {
+  openai: "/openai/v1", fal: "/fal", bfl: "/bfl/v1", gemini: "/gemini/v1beta",
+};
+
 /** The simulator as a program of its own, with a gateway in front of it. */
 export async function upstream() {
   const folder = await mkdtemp(join(tmpdir(), "mediagate-"));
@@ -65,7 +69,7 @@ export async function upstream() {
   const stats = `http://${address}/sim/stats`;
   const end = await start(folder, ["simulate", "--listen", address, ...times], stats);
   const config = [`auth.mode = "open"`, `fetch.allow = ["${address}"]`];
-  for (const [id, path] of [["openai", "/openai/v1"], ["fal", "/fal"]]) {
+  for (const [id, path] of Object.entries(paths)) {
     config.push(`[providers.${id}]`, `api_key = "k"`, `base_url = "http://${address}${path}"`);
   }
   const front = await gateway(config);

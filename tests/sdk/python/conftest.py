@@ -18,6 +18,7 @@ BINARY = Path(os.environ.get("MEDIAGATE_BIN", ROOT / "target/debug/mediagate"))
 KEY = "mg_test_5c3a9d"
 # A simulated queue without the wait.
 QUICK = ["queue_s = 0.02", "run_s = 0.05", "sigma = 0.0"]
+QUICK_TIMES = ["--queue-s", "0.02", "--run-s", "0.05", "--sigma", "0"]
 
 
 def free_port():
@@ -115,9 +116,8 @@ class Upstream:
 def upstream(tmp_path_factory):
     folder = tmp_path_factory.mktemp("upstream")
     address = f"127.0.0.1:{free_port()}"
-    times = ["--queue-s", "0.02", "--run-s", "0.05", "--sigma", "0"]
     simulator = Program(
-        folder, ["simulate", "--listen", address, *times], f"http://{address}/sim/stats"
+        folder, ["simulate", "--listen", address, *QUICK_TIMES], f"http://{address}/sim/stats"
     )
     config = ['auth.mode = "open"', f'fetch.allow = ["{address}"]']
     for provider, path in [("openai", "/openai/v1"), ("fal", "/fal"), ("replicate", "/replicate/v1")]:
