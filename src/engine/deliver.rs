@@ -233,6 +233,15 @@ impl Delivery<'_> {
                 Ok(pieces) => return vec![(part, pieces)],
                 Err(failure) => failure,
             };
+            if self.job.cancel.is_cancelled() && failure.fails_over() {
+                // Its owner wants no more of it. What may run at a provider is still told.
+                let cancelled = Failure::cancelled();
+                return every(if failure.class == Class::Ambiguous {
+                    &failure
+                } else {
+                    &cancelled
+                });
+            }
             if again {
                 again = false;
                 let wait = match (failure.class, failure.retry_after) {

@@ -244,7 +244,7 @@ impl<'a> Drive<'a> {
             Ok(reply) => reply,
             Err(Some(error)) => return Err(Failure::transport(&error, SendKind::Submit)),
             // Nobody knows what became of it, but the deadline is what the caller must hear.
-            Err(None) => return Err(Failure::deadline()),
+            Err(None) => return Err(Failure { owed: true, ..Failure::deadline() }),
         };
         self.advance(SendKind::Submit, &reply).map_err(|e| Failure::upstream(e, SendKind::Submit))
     }
