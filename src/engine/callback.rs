@@ -76,7 +76,7 @@ impl Callbacks {
 pub enum Received {
     /// It is for a job of this process, or of one that no longer waits.
     Taken,
-    /// The address is not one of ours.
+    /// The address is not one of ours, or the job is none that is known.
     Unknown,
     /// It does not come from the provider.
     Forged(Rejected),
@@ -121,8 +121,15 @@ impl Engine {
         if let Some(job) = found {
             // One that comes late or twice finds nobody who waits.
             job.push(attempt, push);
+            return Received::Taken;
         }
-        Received::Taken
+        match self.stored(job).await {
+            // Another replica has it, or it is over.
+            Ok(Some(_)) => Received::Taken,
+            // Of before a backup was put back, say.
+            Ok(None) => Received::Unknown,
+            Err(_) => Received::Later,
+        }
     }
 }
 

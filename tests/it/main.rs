@@ -5,13 +5,19 @@ mod admin;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod costs;
+#[cfg(test)]
 mod counts;
+#[cfg(test)]
+mod database;
 #[cfg(test)]
 mod failover;
 #[cfg(test)]
 mod formats;
 #[cfg(test)]
 mod gone;
+#[cfg(test)]
+mod idempotency;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
@@ -36,3 +42,5 @@ mod surface;
 mod tenants;
 #[cfg(test)]
 mod usage;
+#[cfg(test)]
+mod waiting;

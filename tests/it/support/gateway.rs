@@ -14,7 +14,7 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::Upstream;
+use super::{Books, Upstream};
 
 /// A configuration with these providers at a stand-in, each under its own name as path. Keys in
 /// `more` (dotted, one a line) go before the defaults.
@@ -60,17 +60,31 @@ pub(crate) struct Gateway {
     pub(crate) client: Client,
     running: Running,
     /// Its database and what else is its own.
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl Gateway {
     pub(crate) async fn start(config: &str) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), config).await
+    }
+
+    /// A gateway that finds what another has left.
+    pub(crate) async fn start_in(data: TempDir, config: &str) -> Self {
+        Self::start_with(data, config, |_| ()).await
+    }
+
+    /// The same with settings that are not for operators.
+    pub(crate) async fn start_with(
+        data: TempDir,
+        config: &str,
+        set: impl FnOnce(&mut Config),
+    ) -> Self {
         install_tls();
-        let config = parse_in(config, data.path()).unwrap_or_else(|e| panic!("{e}"));
+        let mut config = parse_in(config, data.path()).unwrap_or_else(|e| panic!("{e}"));
+        set(&mut config);
         let running = serve::start(config).await.unwrap_or_else(|e| panic!("{e:?}"));
         let client = Client::builder().no_proxy().build().unwrap();
-        Self { address: running.address, client, running, _data: data }
+        Self { address: running.address, client, running, data }
     }
 
     /// A gateway with these providers at a stand-in; see [`config`].
@@ -85,7 +99,18 @@ impl Gateway {
     }
 
     pub(crate) async fn shut_down(self) {
+        self.stop().await;
+    }
+
+    /// Stops it, and gives what it leaves.
+    pub(crate) async fn stop(self) -> TempDir {
         self.running.shut_down().await;
+        self.data
+    }
+
+    /// What stands in its database.
+    pub(crate) fn books(&self) -> Books {
+        Books::at(&self.data.path().join("mediagate.db"))
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
