@@ -19,11 +19,7 @@ pub(crate) mod testing;
 mod tests;
 mod value;
 
-use std::{
-    borrow::Cow,
-    fmt::{self, Write as _},
-    sync::Arc,
-};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
@@ -67,27 +63,20 @@ pub struct Insert {
     /// How many columns that names.
     pub columns: usize,
     /// `""`, or what happens to a row that is there already:
-    /// `"ON CONFLICT (id) DO UPDATE SET posted = excluded.posted"`.
+    /// `"ON CONFLICT (id) DO UPDATE SET posted = excluded.posted"`. Without placeholders.
     pub conflict: &'static str,
 }
 
 impl Insert {
-    /// The statement for so many rows.
-    fn sql(&self, rows: usize) -> String {
-        let mut sql = format!("INSERT INTO {} VALUES ", self.into);
-        for row in 0..rows {
-            sql.push_str(if row == 0 { "(" } else { ", (" });
-            for column in 0..self.columns {
-                let comma = if column == 0 { "" } else { ", " };
-                let _ = write!(sql, "{comma}${}", row * self.columns + column + 1);
-            }
-            sql.push(')');
-        }
-        sql.push(' ');
-        sql.push_str(self.conflict);
-        sql
+    /// The statement for one row: its placeholders are in the order of the columns.
+    fn sql(&self) -> String {
+        let values: Vec<String> = (1..=self.columns).map(|n| format!("${n}")).collect();
+        format!("INSERT INTO {} VALUES ({}) {}", self.into, values.join(", "), self.conflict)
     }
 }
+
+/// Rows, and how they are inserted.
+pub type Rows<'r> = (&'static Insert, &'r [Vec<Value>]);
 
 /// An open database. Clones share it.
 #[derive(Clone)]
@@ -244,8 +233,21 @@ impl Tx<'_> {
         insert: &'static Insert,
         rows: &[Vec<Value>],
     ) -> Result<(), DbError> {
+        self.insert_all(&[(insert, rows)]).await
+    }
+
+    /// Inserts rows of several shapes, one shape after the other. No answer is waited for before
+    /// all are sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::insert_many`].
+    pub async fn insert_all(&mut self, inserts: &[Rows<'_>]) -> Result<(), DbError> {
         self.whole()?;
-        let done = if let Some(row) = rows.iter().find(|row| row.len() != insert.columns) {
+        let odd = inserts.iter().find_map(|(insert, rows)| {
+            rows.iter().find(|row| row.len() != insert.columns).map(|row| (insert, row))
+        });
+        let done = if let Some((insert, row)) = odd {
             let (has, wants) = (row.len(), insert.columns);
             Err(DbError::Corrupt(format!(
                 "a row for {} has {has} values, not {wants}",
@@ -253,8 +255,8 @@ impl Tx<'_> {
             )))
         } else {
             match &mut self.engine {
-                TxEngine::Sqlite(tx) => tx.insert_many(insert, rows),
-                TxEngine::Postgres(tx) => tx.insert_many(insert, rows).await,
+                TxEngine::Sqlite(tx) => tx.insert_all(inserts),
+                TxEngine::Postgres(tx) => tx.insert_all(inserts).await,
             }
         };
         self.noted(done)

@@ -4,6 +4,7 @@
 //! line can work beside a running server. SQLite lets one connection write at a time whatever we
 //! do; with one thread for it, transactions wait in a fair queue instead of in busy loops.
 
+mod checkpoint;
 mod readers;
 mod statements;
 mod writer;
@@ -116,6 +117,8 @@ fn connect(path: &Path) -> Result<Connection, DbError> {
     let connection = Connection::open_with_flags(path, flags).map_err(fault)?;
     prepare(&connection).map_err(fault)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(fault)?;
+    // What one transaction changes stays in memory until its end; in kB, as it is negative.
+    connection.pragma_update(None, "cache_size", -8192).map_err(fault)?;
     // The write-ahead log is cut back to this after a burst.
     connection.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fault)?;
     use_wal(&connection).map_err(fault)?;

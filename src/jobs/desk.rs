@@ -450,12 +450,9 @@ fn values(account: &Account) -> Vec<Value> {
 /// Writes what has changed.
 async fn save(tx: &mut Tx<'_>, image: &Image) -> Result<(), DbError> {
     let accounts: Vec<_> = image.book.changed().map(values).collect();
-    tx.insert_many(&ACCOUNT, &accounts).await?;
-    let jobs: Vec<_> = image.new_jobs.iter().map(JobRow::values).collect();
-    tx.insert_many(&NEW_JOB, &jobs).await?;
+    let new_jobs: Vec<_> = image.new_jobs.iter().map(JobRow::values).collect();
     let changed = image.changed_jobs.iter().filter_map(|id| image.jobs.get(id));
     let jobs: Vec<_> = changed.map(JobRow::values).collect();
-    tx.insert_many(&JOB, &jobs).await?;
     let row = |key: &KeyRow| -> Vec<Value> {
         vec![
             key.id.as_str().into(),
@@ -466,8 +463,8 @@ async fn save(tx: &mut Tx<'_>, image: &Image) -> Result<(), DbError> {
     };
     let (old, new): (Vec<&KeyRow>, Vec<&KeyRow>) =
         image.changed_keys.values().partition(|key| image.known_keys.contains(&key.id));
-    tx.insert_many(&KEY, &old.into_iter().map(row).collect::<Vec<_>>()).await?;
-    tx.insert_many(&NEW_KEY, &new.into_iter().map(row).collect::<Vec<_>>()).await?;
+    let old: Vec<_> = old.into_iter().map(row).collect();
+    let new: Vec<_> = new.into_iter().map(row).collect();
     let transfers = image.book.transfers().iter().map(|t| -> Vec<Value> {
         vec![
             t.id.as_str().into(),
@@ -484,9 +481,8 @@ async fn save(tx: &mut Tx<'_>, image: &Image) -> Result<(), DbError> {
             t.at.into(),
         ]
     });
-    tx.insert_many(&TRANSFER, &transfers.collect::<Vec<_>>()).await?;
+    let transfers: Vec<_> = transfers.collect();
     let attempts: Vec<_> = image.attempts.values().map(super::AttemptRow::values).collect();
-    tx.insert_many(&ATTEMPT, &attempts).await?;
     let usage = image.usage.iter().map(|(key, sums)| -> Vec<Value> {
         vec![
             key.org.as_str().into(),
@@ -503,7 +499,7 @@ async fn save(tx: &mut Tx<'_>, image: &Image) -> Result<(), DbError> {
             sums.amount.into(),
         ]
     });
-    tx.insert_many(&USAGE, &usage.collect::<Vec<_>>()).await?;
+    let usage: Vec<_> = usage.collect();
     let costs = image.costs.iter().map(|(key, costs)| -> Vec<Value> {
         vec![
             key.day.into(),
@@ -517,5 +513,17 @@ async fn save(tx: &mut Tx<'_>, image: &Image) -> Result<(), DbError> {
             costs.suspense.into(),
         ]
     });
-    tx.insert_many(&COST, &costs.collect::<Vec<_>>()).await
+    let costs: Vec<_> = costs.collect();
+    tx.insert_all(&[
+        (&ACCOUNT, &accounts),
+        (&NEW_JOB, &new_jobs),
+        (&JOB, &jobs),
+        (&KEY, &old),
+        (&NEW_KEY, &new),
+        (&TRANSFER, &transfers),
+        (&ATTEMPT, &attempts),
+        (&USAGE, &usage),
+        (&COST, &costs),
+    ])
+    .await
 }

@@ -8,13 +8,16 @@ use futures_util::{
     future::{Either, select, try_join_all},
 };
 use tokio::time::timeout;
-use tokio_postgres::{Error, Statement, types::BorrowToSql};
+use tokio_postgres::{
+    Error, Statement,
+    types::{BorrowToSql, Type},
+};
 
 use super::{
-    super::{DbError, Insert, Row, Value},
+    super::{DbError, Insert, Row, Rows, Value},
     PATIENCE,
     fault::{fault, is_healthy, is_lost, is_repeatable, silent},
-    types,
+    types::{self, Parameter},
 };
 
 /// How long an answer is waited for within a transaction; longer than the server's own limits.
@@ -25,9 +28,6 @@ const READ_PATIENCE: Duration = Duration::from_secs(17);
 
 /// Prepared statements kept per connection.
 const STATEMENTS: usize = 512;
-
-/// Rows of one INSERT. Few different numbers, so that few statements are prepared.
-const CHUNKS: [usize; 4] = [64, 16, 4, 1];
 
 /// The statements of one transaction.
 pub(in crate::db) struct Statements<'c> {
@@ -120,24 +120,24 @@ impl<'c> Statements<'c> {
         self.noted(done)
     }
 
-    /// All statements are sent before the first is answered.
-    pub(in crate::db) async fn insert_many(
-        &mut self,
-        insert: &Insert,
-        rows: &[Vec<Value>],
-    ) -> Result<(), DbError> {
+    /// All statements are sent before the first is answered. Rows of one shape go as one list a
+    /// column: one statement, whatever their number, that the server need not plan each time.
+    pub(in crate::db) async fn insert_all(&mut self, inserts: &[Rows<'_>]) -> Result<(), DbError> {
         let client = self.client;
-        let alone = repeats_itself(insert, rows);
         let done = answered(async {
             let mut statements = Vec::new();
-            let mut left = rows;
-            while !left.is_empty() {
-                let fits = |size: &usize| *size <= if alone { 1 } else { left.len() };
-                let size = CHUNKS.into_iter().find(fits).unwrap_or(1);
-                let (chunk, rest) = left.split_at(size);
-                let statement = prepare(client, &insert.sql(size)).await?;
-                statements.push((statement, chunk.iter().flatten().collect::<Vec<&Value>>()));
-                left = rest;
+            for (insert, rows) in inserts.iter().filter(|(_, rows)| !rows.is_empty()) {
+                let one = prepare(client, &insert.sql()).await?;
+                if rows.len() == 1 || repeats_itself(insert, rows) {
+                    statements.extend(rows.iter().map(|row| {
+                        (one.clone(), row.iter().map(Parameter::One).collect::<Vec<_>>())
+                    }));
+                    continue;
+                }
+                let many = prepare(client, &of_lists(insert, one.params())).await?;
+                let list = |column: usize| rows.iter().map(|row| &row[column]).collect();
+                let lists = (0..insert.columns).map(|column| Parameter::List(list(column)));
+                statements.push((many, lists.collect()));
             }
             let sent = statements.into_iter().map(|(statement, values)| async move {
                 client.execute_raw(&statement, values).await
@@ -191,6 +191,14 @@ where
         .and_then(|row| async move { types::row(&row) })
         .try_collect()
         .await
+}
+
+/// The statement for many rows, each column a list.
+fn of_lists(insert: &Insert, types: &[Type]) -> String {
+    let lists = types.iter().zip(1..).map(|(ty, number)| format!("${number}::{}[]", ty.name()));
+    let lists: Vec<String> = lists.collect();
+    let (into, conflict) = (insert.into, insert.conflict);
+    format!("INSERT INTO {into} SELECT * FROM unnest({}) {conflict}", lists.join(", "))
 }
 
 /// Whether two rows have the same key and the second is to change the first. PostgreSQL does not

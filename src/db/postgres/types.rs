@@ -38,6 +38,30 @@ impl ToSql for Value {
     to_sql_checked!();
 }
 
+/// What stands for a placeholder of an INSERT.
+#[derive(Debug)]
+pub(super) enum Parameter<'v> {
+    /// A value of the one row.
+    One(&'v Value),
+    /// The values of all rows in a column.
+    List(Vec<&'v Value>),
+}
+
+impl ToSql for Parameter<'_> {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, AnyError> {
+        match self {
+            Self::One(value) => value.to_sql(ty, out),
+            Self::List(values) => values.to_sql(ty, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
 impl<'a> FromSql<'a> for Value {
     fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, AnyError> {
         Ok(match *ty {

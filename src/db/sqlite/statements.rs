@@ -1,11 +1,11 @@
 //! Statements on one connection, and what SQLite's errors mean.
 
 use rusqlite::{
-    Connection, ErrorCode, Rows, Statement, ToSql, ffi,
+    Connection, ErrorCode, Statement, ToSql, ffi,
     types::{ToSqlOutput, ValueRef},
 };
 
-use super::super::{DbError, Insert, Row, Value};
+use super::super::{DbError, Row, Rows, Value};
 
 /// The statements of one transaction.
 #[derive(Debug)]
@@ -45,23 +45,24 @@ impl<'c> Statements<'c> {
         let mut keys: Vec<&String> = keys.iter().collect();
         keys.sort_unstable();
         keys.dedup();
+        let mut statement = self.0.prepare_cached(&sql).map_err(fault)?;
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
-            found.append(&mut self.query(&sql, &[key.into()])?);
+            statement.raw_bind_parameter(1, key).map_err(fault)?;
+            found.append(&mut collect(statement.raw_query())?);
         }
         Ok(found)
     }
 
-    pub(in crate::db) fn insert_many(
-        &mut self,
-        insert: &Insert,
-        rows: &[Vec<Value>],
-    ) -> Result<(), DbError> {
-        let sql = insert.sql(1);
-        let mut statement = self.0.prepare_cached(&sql).map_err(fault)?;
-        for row in rows {
-            bind(&mut statement, row)?;
-            statement.raw_execute().map_err(fault)?;
+    pub(in crate::db) fn insert_all(&mut self, inserts: &[Rows<'_>]) -> Result<(), DbError> {
+        for (insert, rows) in inserts.iter().filter(|(_, rows)| !rows.is_empty()) {
+            let mut statement = self.0.prepare_cached(&insert.sql()).map_err(fault)?;
+            for row in *rows {
+                for (index, value) in row.iter().enumerate() {
+                    statement.raw_bind_parameter(index + 1, value).map_err(fault)?;
+                }
+                statement.raw_execute().map_err(fault)?;
+            }
         }
         Ok(())
     }
@@ -111,7 +112,7 @@ fn bind(statement: &mut Statement<'_>, params: &[Value]) -> Result<(), DbError> 
     }
 }
 
-fn collect(mut rows: Rows<'_>) -> Result<Vec<Row>, DbError> {
+fn collect(mut rows: rusqlite::Rows<'_>) -> Result<Vec<Row>, DbError> {
     let mut all = Vec::new();
     while let Some(row) = rows.next().map_err(fault)? {
         let columns = row.as_ref().column_count();

@@ -20,7 +20,9 @@ use tokio::{
 
 use super::{
     super::{DbError, Durability, Tx, TxEngine, spoiled_error},
-    LOCK_PATIENCE, Statements, connect,
+    LOCK_PATIENCE, Statements,
+    checkpoint::Checkpoints,
+    connect,
     readers::stopped,
     statements::{fault, is_broken},
 };
@@ -41,13 +43,16 @@ pub(super) struct Writer(mpsc::Sender<Job>);
 
 impl Writer {
     /// Starts the thread with a connection that is ready.
-    pub(super) fn start(path: PathBuf, connection: Connection) -> Result<Self, DbError> {
+    pub(super) fn start(path: PathBuf, mut connection: Connection) -> Result<Self, DbError> {
         let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        let checkpoints = Checkpoints::start(path.clone())?;
+        checkpoints.watch(&mut connection).map_err(fault)?;
         thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn(move || {
                 let connection = Some(connection);
-                let mut thread = Thread { path, connection, synced: None, locked: false };
+                let mut thread =
+                    Thread { path, checkpoints, connection, synced: None, locked: false };
                 while let Some(job) = jobs.blocking_recv() {
                     job(&mut thread);
                 }
@@ -101,6 +106,7 @@ fn overloaded() -> DbError {
 /// What the thread owns.
 struct Thread {
     path: PathBuf,
+    checkpoints: Checkpoints,
     /// None after it broke, until the next transaction.
     connection: Option<Connection>,
     /// What `PRAGMA synchronous` stands at.
@@ -164,7 +170,9 @@ impl Thread {
             connection
         } else {
             self.synced = None;
-            connect(&self.path)?
+            let mut connection = connect(&self.path)?;
+            self.checkpoints.watch(&mut connection).map_err(fault)?;
+            connection
         };
         // While another process holds the lock nobody waits for it longer than the first did.
         let left = LOCK_PATIENCE.saturating_sub(queued.elapsed());
