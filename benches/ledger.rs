@@ -11,7 +11,12 @@
 //! Nothing is asserted: the machine decides the figures, so read the ratios. Further arguments
 //! choose what is measured: `cargo bench --bench ledger -- sqlite full 64`.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark talks and may fail")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark talks and may fail"
+)]
 
 use std::{
     collections::BTreeMap,
