@@ -98,6 +98,8 @@ pub struct Running {
     pub admin_address: Option<SocketAddr>,
     app: Arc<App>,
     stop: CancellationToken,
+    /// Ends what must go on until the last job has ended.
+    last: CancellationToken,
     simulator: CancellationToken,
     drain: Duration,
     accepting: JoinHandle<()>,
@@ -126,6 +128,7 @@ impl Running {
             );
         }
         self.app.engine.hand_over().await;
+        self.last.cancel();
         // Last, for running jobs may be waiting for it.
         self.simulator.cancel();
     }
@@ -159,6 +162,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         tracing::warn!("SIMULATED: no provider is called and nothing is paid; set a provider key");
     }
     sweep(&engine, &stop);
+    let last = CancellationToken::new();
+    tokio::spawn(Arc::clone(&engine).renew_leases(last.clone()));
     tokio::spawn(Arc::clone(&engine).tend(stop.clone()));
     tokio::spawn(audit::run(db.clone(), engine.metrics.frozen.clone(), stop.clone()));
     let degraded = engine.metrics.limits_degraded.clone();
@@ -208,6 +213,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         admin_address,
         app,
         stop,
+        last,
         simulator: simulated,
         drain,
         accepting,

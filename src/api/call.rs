@@ -344,7 +344,9 @@ fn beating(
     left: Duration,
 ) -> Response {
     let until = tokio::time::Instant::now() + left;
-    let start = Beat { app: Arc::clone(app), job: Arc::clone(job), caller, line, until };
+    let present = job.watch();
+    let (app, job) = (Arc::clone(app), Arc::clone(job));
+    let start = Beat { app, job: Arc::clone(&job), caller, line, until, _present: present };
     let body = stream::unfold(Some(start), |beat| async move {
         let beat = beat?;
         let pause = tokio::time::sleep(
@@ -392,6 +394,8 @@ struct Beat {
     caller: Caller,
     line: Option<Line>,
     until: tokio::time::Instant,
+    /// It waits, also between two beats.
+    _present: Watch,
 }
 
 #[cfg(test)]

@@ -106,6 +106,16 @@ const MOST_LABELS: usize = 16;
 const LONGEST_LABEL: usize = 64;
 const LONGEST_VALUE: usize = 512;
 
+/// The caller's end user: usage and budgets are counted by it.
+fn user(fields: &mut Fields) -> Result<Option<String>, Error> {
+    let user = fields.text("user")?.filter(|user| !user.is_empty());
+    if user.as_ref().is_some_and(|u| u.len() > LONGEST_VALUE || u.chars().any(char::is_control)) {
+        let message = format!("user is at most {LONGEST_VALUE} bytes without control characters");
+        return Err(Error::invalid("user", message));
+    }
+    Ok(user)
+}
+
 /// Names and values that usage is counted by.
 fn labels(fields: &mut Fields) -> Result<BTreeMap<String, String>, Error> {
     let wrong = |message: String| Error::invalid("metadata", message);
@@ -118,6 +128,9 @@ fn labels(fields: &mut Fields) -> Result<BTreeMap<String, String>, Error> {
         let Value::String(value) = value else {
             return Err(wrong(format!("metadata {name:?} is not a string")));
         };
+        if name.chars().chain(value.chars()).any(char::is_control) {
+            return Err(wrong(format!("metadata {name:?} holds control characters")));
+        }
         if name.is_empty() || name.len() > LONGEST_LABEL || value.len() > LONGEST_VALUE {
             let limits = format!("{LONGEST_LABEL} bytes of name and {LONGEST_VALUE} of value");
             return Err(wrong(format!("metadata {name:?} is too long; {limits} are taken")));
@@ -191,7 +204,7 @@ pub(super) fn generation(body: Map<String, Value>) -> Result<Generation, Error> 
             == Some("url"),
         moderation: fields.choice("moderation", &["auto", "low"])?,
         style: fields.text("style")?,
-        user: fields.text("user")?,
+        user: user(&mut fields)?,
         labels: labels(&mut fields)?,
         seed: fields.number("seed", 0, u64::from(u32::MAX))?,
         negative_prompt: fields.text("negative_prompt")?.filter(|p| !p.is_empty()),

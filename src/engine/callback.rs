@@ -118,17 +118,17 @@ impl Engine {
             Err(Rejected::NoKeys) => return Received::Later,
             Err(rejected) => return Received::Forged(rejected),
         }
-        if let Some(job) = found {
+        match found {
             // One that comes late or twice finds nobody who waits.
-            job.push(attempt, push);
-            return Received::Taken;
-        }
-        match self.stored(job).await {
-            // Another replica has it, or it is over.
-            Ok(Some(_)) => Received::Taken,
-            // Of before a backup was put back, say.
-            Ok(None) => Received::Unknown,
-            Err(_) => Received::Later,
+            Some(job) if job.push(attempt, push) || job.finished_at().is_some() => Received::Taken,
+            Some(_) => Received::Later,
+            None => match self.stored(job).await {
+                Ok(Some(row)) if row.state.is_final() => Received::Taken,
+                // Another replica may have it, or nobody yet: the provider is to come again.
+                Ok(Some(_)) | Err(_) => Received::Later,
+                // Of before a backup was put back, say.
+                Ok(None) => Received::Unknown,
+            },
         }
     }
 }

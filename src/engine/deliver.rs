@@ -152,6 +152,8 @@ impl Delivery<'_> {
                 }
             }
             let found = candidates.iter().position(|c| c.served.slug() == row.deployment);
+            // Under another key the provider does not know the job.
+            let found = found.filter(|at| candidates[*at].served.credential == row.credential);
             let Some(at) = found else {
                 calls.push(self.unserved(row, part).boxed());
                 continue;
@@ -272,6 +274,9 @@ impl Delivery<'_> {
 
     /// Writes a submit down before it is sent.
     async fn intend(&self, candidate: &Candidate, part: Part) -> Result<AttemptRow, Failure> {
+        if self.job.cancel.is_cancelled() {
+            return Err(Failure::cancelled());
+        }
         if candidate.served.adapter.is_queue() {
             self.job.raise_durability(Durability::Full);
         }
@@ -333,7 +338,7 @@ impl Delivery<'_> {
         let mut drive = Drive::new(engine, &log, &candidate.served, &image, self.deadline);
         let driven = match self.start(row) {
             // A process that does not know whether the job is still its own must not buy.
-            Start::Submit if !engine.lease.is_safe() => Err(Failure::unwritten()),
+            Start::Submit if !engine.lease.is_safe(self.job.begun) => Err(Failure::unwritten()),
             start => drive.run(start).await,
         };
         let upstream = drive.upstream;
@@ -341,7 +346,11 @@ impl Delivery<'_> {
             Ok(finished) => {
                 let accepted = self.accept(row, candidate, part, finished);
                 let in_time = timeout_at(self.deadline, accepted).await;
-                in_time.unwrap_or_else(|_| Err(Failure::deadline()))
+                // Made and paid: late is lost.
+                in_time.unwrap_or_else(|_| {
+                    let message = "the picture could not be finished in time";
+                    Err(Failure::new(Class::ResultLost, "result_lost", message))
+                })
             }
             Err(failure) => Err(failure),
         };
@@ -416,6 +425,13 @@ impl Delivery<'_> {
         finished: Finished,
     ) -> Result<Vec<Result<Piece, Failure>>, Failure> {
         let Finished { pictures, output } = finished;
+        if candidate.served.is_operators() {
+            // Whatever becomes of the pictures, this is what they cost.
+            let billed = output.usage.billed;
+            self.job.change_attempt(row.number, |row| {
+                row.billed = billed.map(Money::nanos).or(row.billed);
+            });
+        }
         // More than was asked is the provider's gift, not a charge.
         let pictures = pictures.into_iter().take(part.count as usize);
         let limits = self.engine.settings.pictures;
@@ -447,9 +463,6 @@ impl Delivery<'_> {
         while pieces.len() < part.count as usize {
             let message = "the provider delivered fewer pictures than were asked for";
             pieces.push(Err(Failure::new(Class::Failed, "missing_picture", message)));
-        }
-        if let Some(billed) = output.usage.billed.filter(|_| candidate.served.is_operators()) {
-            self.job.change_attempt(row.number, |row| row.billed = Some(billed.nanos()));
         }
         let usage = share(&output.usage, &pieces, output.pictures.len());
         self.charge(candidate, &pieces, &usage, quality.as_deref())?;

@@ -150,11 +150,24 @@ impl<'a> Drive<'a> {
         let adapter = self.served.adapter;
         let step = match start {
             Start::Submit => adapter.begin(&self.call()),
-            Start::Accepted(job) => adapter.resume(&self.call(), &job),
+            // Wherever it is, it runs and is billed.
+            Start::Accepted(job) => {
+                let resumed = adapter.resume(&self.call(), &job);
+                return self.walk(resumed.map_err(|e| Failure::unknown(&e.message))?).await;
+            }
             Start::Produced(output) => return self.collect(output).await,
-            Start::Lost => self.recover().await,
+            Start::Lost => {
+                let recovered = self.recover().await.ok_or_else(|| {
+                    Failure::unknown("nobody knows whether the provider took the job")
+                })?;
+                let step = recovered.map_err(|e| Failure::upstream(e, SendKind::Poll))?;
+                return self.walk(step).await;
+            }
         };
-        let mut step = step.map_err(|e| Failure::upstream(e, SendKind::Submit))?;
+        self.walk(step.map_err(|e| Failure::upstream(e, SendKind::Submit))?).await
+    }
+
+    async fn walk(&mut self, mut step: Step) -> Result<Finished, Failure> {
         loop {
             step = match step {
                 Step::Send { kind: SendKind::Submit, request } => {
@@ -179,16 +192,18 @@ impl<'a> Drive<'a> {
 
     /// The job of a submit in the provider's list of late jobs. Asked until the list shows all
     /// that it could be among.
-    async fn search(&mut self, sent_at: u64) -> Result<Option<RemoteJob>, UpstreamError> {
+    async fn search(&mut self, sent_at: u64) -> Option<RemoteJob> {
         let adapter = self.served.adapter;
-        let Some(request) = adapter.search(&self.call(), sent_at) else { return Ok(None) };
+        let request = adapter.search(&self.call(), sent_at)?;
         let mut pause = FIRST_PAUSE;
         for _ in 0..FREE_TRIES {
-            if let Ok(reply) = self.exchange(&request).await {
-                let found = adapter.found(&self.call(), sent_at, &reply)?;
+            // A list that cannot be had says nothing about the job.
+            if let Ok(reply) = self.exchange(&request).await
+                && let Ok(found) = adapter.found(&self.call(), sent_at, &reply)
+            {
                 match found.settle(|id| self.log.is_taken(id)) {
-                    Settled::One(job) => return Ok(Some(*job)),
-                    Settled::Unclear => return Ok(None),
+                    Settled::One(job) => return Some(*job),
+                    Settled::Unclear => return None,
                     // A list may lag behind what was just taken.
                     Settled::Absent => {}
                 }
@@ -198,23 +213,24 @@ impl<'a> Drive<'a> {
             }
             pause *= 2;
         }
-        Ok(None)
+        None
     }
 
     /// Looks for a job whose submit may have been sent by a process that is gone.
-    async fn recover(&mut self) -> Result<Step, UpstreamError> {
+    /// None where nobody knows; an error is that of the job, once it is found.
+    async fn recover(&mut self) -> Option<Result<Step, UpstreamError>> {
         point(Point::BeforeRecover);
         let sent_at = self.log.sent_at_s();
         let adapter = self.served.adapter;
         for step in adapter.recovery() {
             match step {
                 // Sent again under the same reference, it makes no second job.
-                Recovery::ClientId => return adapter.begin(&self.call()),
+                Recovery::ClientId => return Some(adapter.begin(&self.call())),
                 Recovery::Search => {
-                    if let Some(job) = self.search(sent_at).await? {
+                    if let Some(job) = self.search(sent_at).await {
                         point(Point::AfterRecover);
                         self.log.accepted(&job).await;
-                        return adapter.resume(&self.call(), &job);
+                        return adapter.resume(&self.call(), &job).ok().map(Ok);
                     }
                 }
                 Recovery::Callback => {
@@ -226,13 +242,13 @@ impl<'a> Drive<'a> {
                             self.log.accepted(&pushed.job).await;
                             self.job = Some(pushed.job);
                             self.pushes = pushes;
-                            return pushed.step;
+                            return Some(pushed.step);
                         }
                     }
                 }
             }
         }
-        Err(UpstreamError::new(Fault::Server, "nobody knows whether the provider took the job"))
+        None
     }
 
     /// Sends the one request that costs money. Never repeated here.
@@ -273,6 +289,10 @@ impl<'a> Drive<'a> {
                 failure.class,
                 Class::ResultLost | Class::RateLimited | Class::Unavailable
             );
+            if failure.class == Class::Operator {
+                // The job is done, and billed, though we may not have it.
+                return Err(Failure { class: Class::ResultLost, ..failure });
+            }
             if !transient {
                 return Err(failure);
             }
@@ -385,6 +405,13 @@ impl<'a> Drive<'a> {
                                 && refused < REFUSED_POLLS =>
                         {
                             refused += 1;
+                        }
+                        // The provider has it, and may bill it, whatever it says of our question.
+                        Class::Operator => {
+                            return Err(Failure { class: Class::Ambiguous, ..failure });
+                        }
+                        Class::Failed if failure.outcome == Fault::JobLost.name() => {
+                            return Err(Failure { class: Class::Ambiguous, ..failure });
                         }
                         _ => return Err(failure),
                     }

@@ -118,6 +118,11 @@ impl Failure {
         Self::new(Class::Cancelled, "cancelled", "the job was cancelled")
     }
 
+    /// Nobody knows whether a job runs and is billed.
+    pub(crate) fn unknown(message: &str) -> Self {
+        Self::new(Class::Ambiguous, "unknown", message)
+    }
+
     /// It could not be written down.
     pub(crate) fn unwritten() -> Self {
         let message = "the database does not answer, so nothing was sent; try again in a moment";

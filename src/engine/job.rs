@@ -23,6 +23,7 @@ use providers::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{millis, request::Adjustment};
@@ -161,10 +162,14 @@ pub struct Job {
     pub deadline_at: SystemTime,
     /// How often it changed hands.
     pub epoch: i64,
+    /// When this process began with it.
+    pub begun: Instant,
     /// What the client may be charged at most.
     pub held: Money,
     /// Whether the simulator draws it.
     pub simulated: bool,
+    /// Held while its pictures are put away: two at once would be in each other's way.
+    pub keeping: tokio::sync::Mutex<()>,
     /// Fires when its owner wants it ended.
     pub cancel: CancellationToken,
     full: AtomicBool,
@@ -227,6 +232,8 @@ impl Job {
             created_at: now,
             deadline_at: now + new.deadline,
             epoch: 1,
+            begun: Instant::now(),
+            keeping: tokio::sync::Mutex::default(),
             held: new.held,
             simulated: new.simulated,
             cancel: CancellationToken::new(),
@@ -250,6 +257,8 @@ impl Job {
             created_at: millis::at(row.created_at),
             deadline_at: millis::at(row.deadline_at),
             epoch: row.epoch,
+            begun: Instant::now(),
+            keeping: tokio::sync::Mutex::default(),
             held: Money::from_nanos(held.map_or(0, |leg| leg.amount)),
             simulated: row.simulated,
             cancel: asked_to_end(row),
@@ -467,7 +476,7 @@ impl Jobs {
         };
         let mut table = self.table.lock();
         table.retain(|_, job| recent(job) || !job.is_captured());
-        for job in table.values().filter(|job| !recent(job)) {
+        for job in table.values().filter(|job| !recent(job) && job.is_captured()) {
             job.let_go();
         }
     }

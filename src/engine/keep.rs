@@ -91,16 +91,17 @@ impl Engine {
             job.set_abandoned(true);
         }
         let first = job.durability() == Durability::Full && !self.settings.zero_retention;
+        let keeping = job.keeping.lock().await;
         if first || success.wants_url || job.is_abandoned() {
             if let Err(error) = self.keep(job, &mut success).await {
                 let cause = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
                 tracing::error!(job = job.id, %error, cause, "a result could not be kept yet");
             } else if !self.capture(job, &success, true).await {
-                job.finish(Err(Arc::new(taken_over(job))));
                 return;
             }
         }
         job.finish(Ok(Arc::new(success)));
+        drop(keeping);
         if !job.is_captured() {
             let (engine, job) = (Arc::clone(self), Arc::clone(job));
             self.tasks.spawn(async move { engine.bring_home(&job).await });
@@ -109,6 +110,13 @@ impl Engine {
 
     /// Ends a job that came to nothing: what was held is let go.
     async fn give_up(self: &Arc<Self>, job: &Arc<Job>, error: Error) {
+        let error = if job.live_attempts().is_empty() {
+            error
+        } else {
+            // Ended in the middle: whatever was sent may still be billed.
+            let message = format!("{}; a provider may have accepted the job", error.message);
+            Error { code: Code::SubmitOutcomeUnknown, message, retry_after: None, ..error }
+        };
         let state = match error.code {
             Code::SubmitOutcomeUnknown => JobState::Unknown,
             Code::JobCancelled => JobState::Cancelled,
@@ -121,6 +129,7 @@ impl Engine {
             Ok(_) => {}
             Err(DeskError::Denied(denied)) => {
                 tracing::warn!(job = job.id, ?denied, "a failure was not written down");
+                self.jobs.remove(&job.id);
             }
             Err(DeskError::Unavailable(_)) => {
                 // Nothing is charged: the caller need not wait for the database.
@@ -177,12 +186,20 @@ impl Engine {
                 }
                 true
             }
-            Err(Denied::Fenced | Denied::NotNow) => {
-                tracing::warn!(job = job.id, "another process ended this job");
-                false
-            }
             Err(denied) => {
-                tracing::error!(job = job.id, ?denied, "a charge was refused by the ledger");
+                tracing::error!(job = job.id, ?denied, "a charge was not written down");
+                // What is in the database counts from here on.
+                self.jobs.remove(&job.id);
+                let error = match denied {
+                    Denied::Fenced | Denied::NotNow => taken_over(job),
+                    _ => Error::new(
+                        Code::LedgerFrozen,
+                        "the balance of this account is being checked by the operator",
+                    ),
+                };
+                if job.outcome().is_none() {
+                    job.finish(Err(Arc::new(error)));
+                }
                 false
             }
         }
@@ -191,8 +208,14 @@ impl Engine {
     /// Sees a result home that its caller may have by now: into the store, then into the books.
     async fn bring_home(self: &Arc<Self>, job: &Arc<Job>) {
         let mut pause = STORE_PAUSE;
-        let end = job.deadline_at + self.settings.retention;
+        let end = if self.settings.zero_retention {
+            // Nobody can join it any more.
+            SystemTime::now() + super::job::JOIN_WINDOW
+        } else {
+            job.deadline_at + self.settings.retention
+        };
         loop {
+            let keeping = job.keeping.lock().await;
             let Some(Ok(success)) = job.outcome() else { return };
             if !success.is_kept() && !self.settings.zero_retention {
                 let mut kept = Success::clone(&success);
@@ -204,6 +227,7 @@ impl Engine {
                     }
                 }
             }
+            drop(keeping);
             let Some(Ok(success)) = job.outcome() else { return };
             if success.is_kept() || job.was_sent() {
                 self.capture(job, &success, false).await;
@@ -230,12 +254,16 @@ impl Engine {
         if success.pictures.iter().all(|p| p.kept.is_some() || p.blob.is_none()) {
             return Ok(success);
         }
-        let mut success = Success::clone(&success);
         // Before the attempt: a caller that hangs up meanwhile ends it.
-        job.set_abandoned(true);
+        self.abandon(job);
+        let keeping = job.keeping.lock().await;
+        // Another one may have put them away by now.
+        let success = job.outcome().and_then(Result::ok).unwrap_or(success);
+        let mut success = Success::clone(&success);
         let kept = self.keep(job, &mut success).await;
         let success = Arc::new(success);
         job.replace(Ok(Arc::clone(&success)));
+        drop(keeping);
         kept.map_err(|mut error| {
             error.mediagate = Some(Box::new(json!({ "job_id": job.id })));
             error.retry_after(Some(STORE_PAUSE))
@@ -276,7 +304,7 @@ impl Engine {
         }
     }
 
-    fn note_abandoned(&self, job: &Arc<Job>) {
+    pub(super) fn note_abandoned(&self, job: &Arc<Job>) {
         let (desk, job) = (self.desk.clone(), Arc::clone(job));
         self.tasks.spawn(async move {
             // As it now is: notes may overtake each other.
@@ -307,8 +335,11 @@ impl Engine {
         index: usize,
         picture: &mut Delivered,
     ) -> Result<(), Error> {
-        let Some(blob) = picture.blob.clone().filter(|_| picture.kept.is_none()) else {
+        if picture.kept.is_some() {
             return Ok(());
+        }
+        let Some(blob) = picture.blob.clone() else {
+            return Err(Error::new(Code::StoreUnavailable, "the picture is not there any more"));
         };
         let meta = ObjectMeta {
             format: picture.format,

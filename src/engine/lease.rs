@@ -21,7 +21,14 @@ const MARGIN: Duration = Duration::from_secs(6);
 pub struct Lease {
     /// The name of this process in the database.
     pub owner: String,
-    until: Option<Mutex<Instant>>,
+    until: Option<Mutex<Until>>,
+}
+
+#[derive(Debug)]
+struct Until {
+    lease: Instant,
+    /// When it last ran out: what began before may be another process' by now.
+    lapsed: Option<Instant>,
 }
 
 impl Lease {
@@ -29,7 +36,8 @@ impl Lease {
     pub fn new(shared: bool) -> Self {
         Self {
             owner: format!("own_{}", uuid::Uuid::now_v7().simple()),
-            until: shared.then(|| Mutex::new(Instant::now() + LEASE)),
+            until: shared
+                .then(|| Mutex::new(Until { lease: Instant::now() + LEASE, lapsed: None })),
         }
     }
 
@@ -41,13 +49,29 @@ impl Lease {
     /// It was renewed at `at`, which is when the renewal was begun.
     pub fn renewed(&self, at: Instant) {
         if let Some(until) = &self.until {
-            *until.lock() = at + LEASE;
+            let mut until = until.lock();
+            if Instant::now() >= until.lease {
+                until.lapsed = Some(Instant::now());
+            }
+            until.lease = at + LEASE;
         }
     }
 
-    /// Whether enough is left to send something that costs money.
-    pub fn is_safe(&self) -> bool {
-        self.until.as_ref().is_none_or(|until| Instant::now() + MARGIN < *until.lock())
+    /// Gives it up: from here on nothing is sent that costs money.
+    pub fn give_up(&self) {
+        if let Some(until) = &self.until {
+            let now = Instant::now();
+            *until.lock() = Until { lease: now, lapsed: Some(now) };
+        }
+    }
+
+    /// Whether something that costs money may be sent for a job that began at `begun`: enough of
+    /// the lease is left, and it has not run out since.
+    pub fn is_safe(&self, begun: Instant) -> bool {
+        self.until.as_ref().is_none_or(|until| {
+            let until = until.lock();
+            Instant::now() + MARGIN < until.lease && until.lapsed.is_none_or(|at| begun > at)
+        })
     }
 }
 
@@ -58,13 +82,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_process_that_cannot_renew_stops_buying_in_time() {
         let lease = Lease::new(true);
-        assert!(lease.is_safe());
+        let begun = Instant::now();
+        assert!(lease.is_safe(begun));
         tokio::time::advance(LEASE - MARGIN).await;
-        assert!(!lease.is_safe());
+        assert!(!lease.is_safe(begun));
         lease.renewed(Instant::now());
-        assert!(lease.is_safe());
+        assert!(lease.is_safe(begun));
+        // It ran out: jobs from before may have been taken, new ones are its own.
+        tokio::time::advance(LEASE).await;
+        lease.renewed(Instant::now());
+        assert!(!lease.is_safe(begun));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(lease.is_safe(Instant::now()));
+        lease.give_up();
+        assert!(!lease.is_safe(Instant::now()));
         let alone = Lease::new(false);
         tokio::time::advance(LEASE * 10).await;
-        assert!(alone.is_safe());
+        assert!(alone.is_safe(begun));
     }
 }

@@ -1,7 +1,8 @@
 //! Jobs that another process began: after a crash, or beside a replica that is gone.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use providers::RemoteJob;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ use crate::{
     db::{DbError, Durability, Value},
     error::{Code, Error},
     jobs::{
-        Act, AttemptRow, Done, JobRow,
+        Act, AttemptRow, DeskError, Done, JobRow,
         row::{ATTEMPT_COLUMNS, JOB_COLUMNS, JOB_HEAD},
     },
     tenant::Grant,
@@ -26,6 +27,8 @@ use crate::{
 
 /// How often jobs without an owner are looked for, beside other replicas.
 const LOOK: Duration = Duration::from_secs(3);
+/// A job that was written down this long ago is known to its process, or its answer was lost.
+const SETTLED: Duration = Duration::from_secs(10);
 /// How often a job that another replica drives is looked at.
 const FOLLOW: Duration = Duration::from_millis(400);
 /// Jobs taken over at once.
@@ -36,18 +39,49 @@ impl Engine {
     /// to stop. Alone on a SQLite file, all unfinished jobs are taken at once.
     pub async fn tend(self: Arc<Self>, stop: CancellationToken) {
         self.take_over(true).await;
-        if !self.lease.is_shared() {
-            return;
-        }
-        let mut renew = tokio::time::interval(RENEW);
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                _ = look.tick() => {}
+            }
+            self.adopt().await;
+            if self.lease.is_shared() {
+                self.hear_cancels().await;
+                self.take_over(false).await;
+            }
+        }
+    }
+
+    /// Renews the lease on this process' jobs, until told to stop, which is after its last job.
+    pub async fn renew_leases(self: Arc<Self>, stop: CancellationToken) {
+        if !self.lease.is_shared() {
+            return;
+        }
+        let mut renew = tokio::time::interval(RENEW);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
                 _ = renew.tick() => self.renew().await,
-                _ = look.tick() => {
-                    self.hear_cancels().await;
-                    self.take_over(false).await;
+            }
+        }
+    }
+
+    /// Goes on with jobs that are this process' by the database and not by its memory: opened or
+    /// taken over by a commit whose answer was lost.
+    async fn adopt(self: &Arc<Self>) {
+        let sql = format!(
+            "{JOB_HEAD} WHERE finished_at IS NULL AND owner = $1 AND created_at < $2 \
+             ORDER BY id LIMIT {MOST_TAKEN}"
+        );
+        let before = millis::now() - SETTLED.as_millis() as i64;
+        let params = vec![self.lease.owner.as_str().into(), before.into()];
+        let rows = self.desk.db().query(sql, params).await.unwrap_or_default();
+        for row in rows.iter().filter_map(|row| JobRow::from_row(row).ok()) {
+            if self.jobs.any(&row.id).is_none() {
+                tracing::warn!(job = row.id, "a job without a driver is taken up");
+                if let Err(error) = self.resume(&row).await {
+                    tracing::error!(job = row.id, %error, "it could not be");
                 }
             }
         }
@@ -76,6 +110,7 @@ impl Engine {
         if !self.lease.is_shared() {
             return;
         }
+        self.lease.give_up();
         let owner = self.lease.owner.clone();
         let handed = self.desk.db().transaction(Durability::Process, move |tx| {
             let params: Vec<Value> = vec![owner.as_str().into()];
@@ -151,6 +186,11 @@ impl Engine {
         let job = Job::stored(row, grant, prompt);
         let attempts = self.attempts(&row.id).await?;
         let restored = attempts.len();
+        for attempt in &attempts {
+            let remote: Option<RemoteJob> =
+                self.unseal("attempt.remote", &row.id, attempt.remote.as_deref());
+            remote.iter().for_each(|remote| job.note_remote(&remote.id));
+        }
         job.restore(attempts);
         self.jobs.add(&job);
         tracing::info!(job = row.id, epoch = row.epoch, attempts = restored, "taken over");
@@ -237,6 +277,7 @@ impl Engine {
                 }
                 match engine.stored(&job.id).await {
                     Ok(Some(row)) if row.state.is_final() => {
+                        job.set_captured();
                         job.finish(engine.outcome(&row));
                         return;
                     }
@@ -255,8 +296,7 @@ impl Engine {
         fingerprint: &[u8; 32],
     ) -> Result<Option<(Arc<Job>, Watch)>, Error> {
         if let Some((job, watch)) = self.jobs.join(&grant.key_id, fingerprint) {
-            let act = Act::Abandon { job: job.id.clone(), abandoned: false };
-            let _ = self.desk.write(&grant.org, act, Durability::Process).await;
+            self.note_abandoned(&job);
             return Ok(Some((job, watch)));
         }
         let since = millis::now() - super::job::JOIN_WINDOW.as_millis() as i64;
@@ -272,7 +312,13 @@ impl Engine {
             if self.desk.write(&grant.org, claim, Durability::Process).await.is_err() {
                 continue;
             }
-            if let Some(job) = self.find(grant, &id).await? {
+            let found = self.find(grant, &id).await;
+            if !matches!(found, Ok(Some(_))) {
+                // The place is given back: the next repeat is to find it.
+                let back = Act::Abandon { job: id, abandoned: true };
+                let _ = self.desk.insist(&grant.org, back, Durability::Process).await;
+            }
+            if let Some(job) = found? {
                 job.set_abandoned(false);
                 let watch = job.watch();
                 return Ok(Some((job, watch)));
@@ -313,7 +359,11 @@ impl Engine {
         }
         job.cancel.cancel();
         let act = Act::AskCancel { job: job.id.clone() };
-        Ok(self.desk.write(&job.grant.org, act, Durability::Process).await.is_ok())
+        match self.desk.write(&job.grant.org, act, Durability::Process).await {
+            Ok(_) => Ok(true),
+            Err(DeskError::Denied(_)) => Ok(false),
+            Err(DeskError::Unavailable(source)) => Err(gone(source)),
+        }
     }
 
     /// Ends those of this process' jobs that were cancelled through another replica.
@@ -330,6 +380,17 @@ impl Engine {
 
     /// Erases what is past its time.
     pub async fn erase(&self) -> Result<u64, DbError> {
+        let mut erased = 0;
+        loop {
+            let some = self.erase_some().await?;
+            erased += some;
+            if some == 0 {
+                return Ok(erased);
+            }
+        }
+    }
+
+    async fn erase_some(&self) -> Result<u64, DbError> {
         let now = millis::now();
         self.desk
             .db()
@@ -338,17 +399,16 @@ impl Engine {
                     let old = "SELECT id FROM job WHERE expires_at < $1 \
                                AND finished_at IS NOT NULL LIMIT 1000";
                     let rows = tx.query(old, &[now.into()]).await?;
-                    let mut erased = BTreeMap::new();
+                    let erased = rows.len() as u64;
                     for row in rows {
                         let id = row.text(0)?;
                         let params: [Value; 1] = [id.as_str().into()];
                         tx.execute("DELETE FROM attempt WHERE job = $1", &params).await?;
                         tx.execute("DELETE FROM job WHERE id = $1", &params).await?;
-                        erased.insert(id, ());
                     }
                     let keys = "DELETE FROM idempotency WHERE expires_at < $1";
                     tx.execute(keys, &[now.into()]).await?;
-                    Ok(erased.len() as u64)
+                    Ok(erased)
                 })
             })
             .await
@@ -357,6 +417,10 @@ impl Engine {
 
 /// What a caller is told while the database does not answer.
 pub(super) fn unavailable(error: DbError) -> Error {
+    gone(error)
+}
+
+fn gone(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(Code::StoreUnavailable, "the database does not answer just now; try again shortly")
         .retry_after(Some(Duration::from_secs(2)))
         .because(error)

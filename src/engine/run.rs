@@ -38,6 +38,8 @@ use crate::{
 const MOST_RUNNING: usize = 4096;
 /// From this price on records outlive the machine's power.
 const DEAR: Money = Money::from_nanos(100_000_000);
+/// How long a job that was taken over may take beyond its deadline.
+const GRACE: Duration = Duration::from_secs(30);
 /// When a caller is to come back whose request could not be written down.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
 
@@ -210,7 +212,13 @@ impl Engine {
             engine.metrics.running.dec();
             let outcome = outcome.unwrap_or_else(|_| Err(Error::internal("a job panicked")));
             drop(permit);
-            engine.conclude(&job, outcome).await;
+            let concluded = AssertUnwindSafe(engine.conclude(&job, outcome)).catch_unwind().await;
+            if concluded.is_err() {
+                // Whoever waits is told, and the job is found without a driver and taken up again.
+                tracing::error!(job = job.id, "the end of a job panicked");
+                engine.jobs.remove(&job.id);
+                job.finish(Err(Arc::new(Error::internal("the end of a job panicked"))));
+            }
         });
     }
 
@@ -222,12 +230,17 @@ impl Engine {
         restored: usize,
     ) -> Result<Success, Error> {
         let left = job.deadline_at.duration_since(std::time::SystemTime::now());
+        let mut left = left.unwrap_or_default().min(self.settings.deadline);
+        if restored > 0 {
+            // What is ready by now is fetched, though the job is late by a crash.
+            left = left.max(GRACE);
+        }
         let delivery = Delivery {
             engine: self,
             job,
             request,
             restored,
-            deadline: Instant::now() + left.unwrap_or_default().min(self.settings.deadline),
+            deadline: Instant::now() + left,
             shared: Mutex::default(),
         };
         let results = delivery.run(&plan.candidates).await;

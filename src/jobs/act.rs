@@ -86,7 +86,7 @@ pub struct Open {
 /// An `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyAsk {
-    /// SHA-256 of project, route and key, in hex.
+    /// SHA-256 of API key, route and key, in hex.
     pub id: String,
     /// When it is forgotten.
     pub expires_at: i64,
@@ -95,7 +95,7 @@ pub struct KeyAsk {
 /// A use of an `Idempotency-Key`, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRow {
-    /// SHA-256 of project, route and key, in hex.
+    /// SHA-256 of API key, route and key, in hex.
     pub id: String,
     /// SHA-256 of what was asked.
     pub fingerprint: Vec<u8>,
@@ -481,9 +481,17 @@ impl Finish {
             image.book.release(&self.job, &row.legs, TransferKind::Release, self.at)?;
             0
         };
-        image.write_attempts(&self.attempts);
+        // What is not known to have ended may still be billed.
+        let ended = self.attempts.iter().cloned().map(|mut attempt| {
+            if attempt.state.is_live() {
+                attempt.state = AttemptState::Unknown;
+            }
+            attempt
+        });
+        let ended: Vec<AttemptRow> = ended.collect();
+        image.write_attempts(&ended);
         if !row.simulated {
-            self.book_costs(image, &row, captured);
+            self.book_costs(image, &row, &ended, captured);
             if self.state == JobState::Succeeded {
                 count(image, &row, &self.used);
             }
@@ -504,9 +512,9 @@ impl Finish {
 
     /// Books what the attempts cost the operator: what was delivered or billed is owed, what
     /// nobody knows may be owed, and what no client pays is carried.
-    fn book_costs(&self, image: &mut Image, job: &JobRow, captured: i64) {
+    fn book_costs(&self, image: &mut Image, job: &JobRow, attempts: &[AttemptRow], captured: i64) {
         let mut owed = 0_i64;
-        for attempt in &self.attempts {
+        for attempt in attempts {
             let amount = match attempt.state {
                 AttemptState::Unknown => attempt.expected,
                 AttemptState::Delivered => attempt.billed.or(attempt.expected),

@@ -160,7 +160,7 @@ async fn write_batch(db: &Db, alerts: &Arc<Alerts>, batch: Vec<Item>) {
         match transaction(db, alerts, durability, Arc::clone(&acts)).await {
             Ok(answers) => answers.into_iter().map(|answer| answer.map_err(Into::into)).collect(),
             // One of them breaks a rule of the database: alone, only that one fails.
-            Err(DbError::Conflict(rule)) if acts.len() > 1 => {
+            Err(DbError::Conflict(rule) | DbError::Corrupt(rule)) if acts.len() > 1 => {
                 tracing::debug!(rule, acts = acts.len(), "written one by one");
                 let mut answers = Vec::with_capacity(acts.len());
                 for act in acts.iter() {
@@ -225,8 +225,8 @@ async fn alone(
         Ok(mut answers) => {
             answers.pop().map_or(Err(Denied::NotNow.into()), |a| a.map_err(Into::into))
         }
-        Err(DbError::Conflict(rule)) => {
-            tracing::error!(rule, "a rule of the database kept something from happening twice");
+        Err(DbError::Conflict(rule) | DbError::Corrupt(rule)) => {
+            tracing::error!(rule, "the database does not take this");
             Err(Denied::NotNow.into())
         }
         Err(error) => Err(DeskError::Unavailable(Arc::new(error))),
