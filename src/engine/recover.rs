@@ -308,6 +308,10 @@ impl Engine {
         let rows = self.desk.db().query(sql, params).await.map_err(unavailable)?;
         for row in rows {
             let id = row.text(0).map_err(unavailable)?;
+            if self.jobs.any(&id).is_some() {
+                // This process knows better than the row whether its caller is gone.
+                continue;
+            }
             let claim = Act::Join { job: id.clone() };
             if self.desk.write(&grant.org, claim, Durability::Process).await.is_err() {
                 continue;
