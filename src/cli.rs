@@ -5,9 +5,13 @@
 
 mod catalog;
 mod check;
+mod credits;
 mod keys;
+mod ledger;
 mod operator;
 mod projects;
+mod rows;
+mod usage;
 
 use std::{
     error::Error,
@@ -56,6 +60,10 @@ Examples:
   mediagate simulate --listen 127.0.0.1:4100    every provider at once, on one port
   mediagate keys create --name ci --budget-usd 5 --period month
                                                 a key for the API, with a budget
+  mediagate usage --from 2026-09-01 --group-by day,model --csv
+                                                what was used, and for how much
+  mediagate credits add --org acme --usd 100    credits for a prepaid organisation
+  mediagate ledger verify                       do the balances equal their transfers?
 
 Exit codes: 0 all is well, 1 failed while running, 2 bad command line or configuration.";
 
@@ -76,6 +84,15 @@ enum Command {
     /// Make and list projects
     #[command(subcommand, after_help = TENANTS)]
     Projects(projects::ProjectsCommand),
+    /// Show what was used, by day, key, project, model, provider, label or unit
+    #[command(after_help = TENANTS)]
+    Usage(usage::UsageArgs),
+    /// Show and add the credits of an organisation
+    #[command(subcommand, after_help = TENANTS)]
+    Credits(credits::CreditsCommand),
+    /// List transfers and accounts, and verify the balances
+    #[command(subcommand, after_help = TENANTS)]
+    Ledger(ledger::LedgerCommand),
     /// Print the version
     Version,
 }
@@ -201,6 +218,15 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         }
         Some(Command::Projects(command)) => {
             runtime(Some(1))?.block_on(projects::run(command, cli.config.as_deref(), out))
+        }
+        Some(Command::Usage(args)) => {
+            runtime(Some(1))?.block_on(usage::run(args, cli.config.as_deref(), out))
+        }
+        Some(Command::Credits(command)) => {
+            runtime(Some(1))?.block_on(credits::run(command, cli.config.as_deref(), out))
+        }
+        Some(Command::Ledger(command)) => {
+            runtime(Some(1))?.block_on(ledger::run(command, cli.config.as_deref(), out))
         }
         Some(Command::Version) => Ok(writeln!(out, "mediagate {}", env!("CARGO_PKG_VERSION"))?),
     }

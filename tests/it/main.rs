@@ -5,6 +5,8 @@ mod admin;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod books;
+#[cfg(test)]
 mod costs;
 #[cfg(test)]
 mod counts;

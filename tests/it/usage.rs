@@ -6,31 +6,39 @@ use mediagate::db::{Db, DbSettings, Durability, Value as Sql};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Gateway, Upstream, gateway};
+use crate::support::{Answer, Gateway, Upstream, config};
 
-const ADMIN: &str = "an-admin-key-of-the-test";
+pub(crate) const ADMIN: &str = "an-admin-key-of-the-test";
 
-struct Setup {
+pub(crate) struct Setup {
     gateway: Gateway,
     upstream: Upstream,
-    admin: String,
+    pub(crate) admin: String,
     db: Db,
-    _data: tempfile::TempDir,
+    config: String,
 }
 
 impl Setup {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let upstream = Upstream::start().await;
-        let data = tempfile::tempdir().unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let more = format!(
-            "auth.mode = \"keys\"\nauth.admin_key = \"{ADMIN}\"\nserver.admin_listen = \"{admin}\"\n{}",
-            gateway::database(data.path())
+            "auth.mode = \"keys\"
+auth.admin_key = \"{ADMIN}\"
+server.admin_listen = \"{admin}\""
         );
-        let gateway = Gateway::with(&upstream, &["gemini"], &more).await;
-        let url = format!("sqlite://{}/mediagate.db", data.path().display());
+        let config = config(&upstream, &["gemini"], &more);
+        let gateway = Gateway::start(&config).await;
+        let url = format!("sqlite://{}/mediagate.db", gateway.data.path().display());
         let db = Db::open(&DbSettings { url, max_connections: 2 }).await.unwrap();
-        Self { gateway, upstream, admin: format!("http://{admin}"), db, _data: data }
+        Self { gateway, upstream, admin: format!("http://{admin}"), db, config }
+    }
+
+    /// The directory of the gateway's data, with its configuration as `mediagate.toml`.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        let path = self.gateway.data.path();
+        std::fs::write(path.join("mediagate.toml"), &self.config).unwrap();
+        path
     }
 
     /// Asks the admin listener.
@@ -53,7 +61,7 @@ impl Setup {
         self.ask(key, method, &path, body).await
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         self.ask(ADMIN, Method::GET, path, None).await.ok()
     }
 
@@ -64,7 +72,7 @@ impl Setup {
     }
 
     /// A key of a fresh project in a fresh organisation: its organisation, id and text.
-    async fn key(&self, name: &str) -> (String, String, String) {
+    pub(crate) async fn key(&self, name: &str) -> (String, String, String) {
         let org = self.make("/orgs", json!({"name": name, "prepaid": true})).await;
         let org = org["id"].as_str().unwrap().to_owned();
         let project = self.make("/projects", json!({"name": "web", "org": org})).await;
@@ -77,7 +85,7 @@ impl Setup {
         Answer::of(self.gateway.request(Method::GET, path).bearer_auth(key)).await
     }
 
-    async fn run(&self, sql: &'static str, params: Vec<Sql>) {
+    pub(crate) async fn run(&self, sql: &'static str, params: Vec<Sql>) {
         self.db
             .transaction(Durability::Process, move |tx| {
                 let params = params.clone();
@@ -88,7 +96,7 @@ impl Setup {
     }
 
     /// Two requests with three pictures, today.
-    async fn use_up(&self, org: &str, key: &str, model: &str, amount: i64) {
+    pub(crate) async fn use_up(&self, org: &str, key: &str, model: &str, amount: i64) {
         let sql = "INSERT INTO usage_day (day, org, project, api_key, model, provider, label, \
                    value, unit, requests, quantity, amount) \
                    VALUES ($1, $2, 'p', $3, $4, 'fal', $5, $6, $7, 2, $8, $9)";

@@ -11,9 +11,15 @@ use crate::{
         App,
         usage::{Format, Query},
     },
+    db::Db,
     error::Error,
     tenant::role::Actor,
-    usage::{books, entries, fold},
+    usage::{
+        books::{self, Accounts},
+        entries::{self, Entries},
+        fold,
+        params::Params,
+    },
 };
 
 /// Transfers, newest first.
@@ -39,12 +45,17 @@ pub(super) async fn list(
     Query(mut params): Query,
 ) -> Result<Response, Error> {
     let format = Format::read(&mut params, &headers)?;
-    let org = org(&actor, params.take("org")?)?;
-    let filter = entries::Filter::read(&mut params, org)?;
-    params.finish()?;
-    let entries = filter.answer(app.db()).await?;
+    let entries = entries(app.db(), &actor, params).await?;
     let next = entries.next();
     Ok(format.answer("ledger", next.as_deref(), || entries.to_json(), || entries.to_table()))
+}
+
+/// The transfers that a query asks for.
+pub(crate) async fn entries(db: &Db, actor: &Actor, mut params: Params) -> Result<Entries, Error> {
+    let org = org(actor, params.take("org")?)?;
+    let filter = entries::Filter::read(&mut params, org)?;
+    params.finish()?;
+    Ok(filter.answer(db).await?)
 }
 
 /// Accounts with their stored balances, and the same folded from their transfers.
@@ -64,12 +75,21 @@ pub(super) async fn accounts(
     Query(mut params): Query,
 ) -> Result<Response, Error> {
     let format = Format::read(&mut params, &headers)?;
-    let org = org(&actor, params.take("org")?)?;
-    let filter = books::Filter::read(&mut params, org)?;
-    params.finish()?;
-    let accounts = filter.answer(app.db()).await?;
+    let accounts = balances(app.db(), &actor, params).await?;
     let next = accounts.next();
     Ok(format.answer("accounts", next, || accounts.to_json(), || accounts.to_table()))
+}
+
+/// The accounts that a query asks for.
+pub(crate) async fn balances(
+    db: &Db,
+    actor: &Actor,
+    mut params: Params,
+) -> Result<Accounts, Error> {
+    let org = org(actor, params.take("org")?)?;
+    let filter = books::Filter::read(&mut params, org)?;
+    params.finish()?;
+    Ok(filter.answer(db).await?)
 }
 
 /// The sums of all accounts by unit; every sum is zero.
@@ -96,6 +116,11 @@ pub(super) async fn drift(
     State(app): State<Arc<App>>,
     Extension(actor): Extension<Actor>,
 ) -> Result<Json<Value>, Error> {
-    above_all(&actor)?;
-    Ok(Json(books::drift_json(&fold::drift(app.db()).await?)))
+    drifting(app.db(), &actor).await.map(Json)
+}
+
+/// The accounts that have drifted.
+pub(crate) async fn drifting(db: &Db, actor: &Actor) -> Result<Value, Error> {
+    above_all(actor)?;
+    Ok(books::drift_json(&fold::drift(db).await?))
 }

@@ -11,11 +11,11 @@ mod document;
 mod fields;
 mod jobs;
 pub(crate) mod keys;
-mod ledger;
+pub(crate) mod ledger;
 mod orgs;
 pub(crate) mod projects;
 mod provider_keys;
-mod usage;
+pub(crate) mod usage;
 mod webhooks;
 
 use std::{collections::BTreeSet, sync::Arc};

@@ -17,6 +17,7 @@ use crate::{
         App,
         usage::{Format, Query},
     },
+    db::Db,
     error::Error,
     jobs::Desk,
     tenant::{
@@ -27,8 +28,9 @@ use crate::{
     },
     usage::{
         credits::{self, Funding},
+        params::Params,
         reconcile,
-        report::{Question, Whose},
+        report::{Question, Report, Whose},
     },
 };
 
@@ -74,16 +76,21 @@ pub(super) async fn usage(
     Query(mut params): Query,
 ) -> Result<Response, Error> {
     let format = Format::read(&mut params, &headers)?;
+    let report = report(app.db(), &actor, params).await?;
+    let next = report.next();
+    Ok(format.answer("usage", next.as_deref(), || report.to_json(), || report.to_table()))
+}
+
+/// The report that a query asks for.
+pub(crate) async fn report(db: &Db, actor: &Actor, mut params: Params) -> Result<Report, Error> {
     let whose = Whose {
-        org: org(&actor, params.take("org")?)?,
+        org: org(actor, params.take("org")?)?,
         project: params.take("project")?,
         key: params.take("key")?,
     };
     let question = Question::read(&mut params, whose, true, tenant::now())?;
     params.finish()?;
-    let report = question.answer(app.db()).await?;
-    let next = report.next();
-    Ok(format.answer("usage", next.as_deref(), || report.to_json(), || report.to_table()))
+    Ok(question.answer(db).await?)
 }
 
 /// The credits of an organisation.
@@ -96,12 +103,17 @@ pub(super) async fn usage(
 pub(super) async fn credits(
     State(app): State<Arc<App>>,
     Extension(actor): Extension<Actor>,
-    Query(mut params): Query,
+    Query(params): Query,
 ) -> Result<Json<Value>, Error> {
-    let org = org(&actor, params.take("org")?)?.unwrap_or_else(|| DEFAULT.to_owned());
+    of_org(app.db(), &actor, params).await.map(Json)
+}
+
+/// The credits that a query asks for.
+pub(crate) async fn of_org(db: &Db, actor: &Actor, mut params: Params) -> Result<Value, Error> {
+    let org = org(actor, params.take("org")?)?.unwrap_or_else(|| DEFAULT.to_owned());
     params.finish()?;
-    match credits::of_org(app.db(), &org).await? {
-        Some(credits) => Ok(Json(credits.to_json())),
+    match credits::of_org(db, &org).await? {
+        Some(credits) => Ok(credits.to_json()),
         None => Err(StoreError::not_found("organisation", org).into()),
     }
 }
@@ -122,8 +134,13 @@ pub(super) async fn credits(
 pub(super) async fn fund(
     State(app): State<Arc<App>>,
     Extension(actor): Extension<Actor>,
-    mut fields: Fields,
+    fields: Fields,
 ) -> Result<(StatusCode, Json<Value>), Error> {
+    let (credits, is_new) = add(&app.engine.desk, &actor, fields).await?;
+    Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(credits)))
+}
+
+fn funding(mut fields: Fields) -> Result<Funding, Error> {
     let org = fields.need("org")?;
     let amount = fields.need("amount_usd")?;
     let funding = Funding {
@@ -133,17 +150,17 @@ pub(super) async fn fund(
         org,
     };
     fields.end()?;
-    let (credits, is_new) = add(&app.engine.desk, &actor, &funding).await?;
-    Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(credits)))
+    Ok(funding)
 }
 
-/// Books a funding and writes who did it into the log. How an organisation pays is not its own
-/// business, so its own operators cannot.
+/// Adds credits as a body says, and writes who did it into the log; gives whether it was new. How
+/// an organisation pays is not its own business, so its own operators cannot.
 pub(crate) async fn add(
     desk: &Desk,
     actor: &Actor,
-    funding: &Funding,
+    fields: Fields,
 ) -> Result<(Value, bool), Error> {
+    let funding = funding(fields)?;
     permit(actor, Act::Manage, &funding.org, "organisation", &funding.org)?;
     above_all(actor)?;
     let missing = || StoreError::not_found("organisation", &funding.org);

@@ -60,7 +60,7 @@ pub(crate) struct Gateway {
     pub(crate) client: Client,
     running: Running,
     /// Its database and what else is its own.
-    data: TempDir,
+    pub(crate) data: TempDir,
 }
 
 impl Gateway {

@@ -1,0 +1,146 @@
+//! `mediagate ledger`: lists transfers and accounts, and verifies the balances.
+
+use std::{io::Write, path::Path};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    Failure,
+    operator::{Operator, OperatorArgs},
+    rows::{CsvArgs, pages, print},
+};
+use crate::{api::admin::ledger, usage::params::Params};
+
+/// What to do with the ledger.
+#[derive(Debug, Subcommand)]
+pub(super) enum LedgerCommand {
+    /// List transfers, newest first
+    List(ListArgs),
+    /// List accounts with their stored balances, and the same folded from their transfers
+    Accounts(AccountsArgs),
+    /// Hold every stored balance against its transfers; exits with 1 where one drifts
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Only of this organisation
+    #[arg(long, value_name = "ID")]
+    org: Option<String>,
+    /// Only with this account on either side
+    #[arg(long, value_name = "ID")]
+    account: Option<String>,
+    /// Only of this job
+    #[arg(long, value_name = "ID")]
+    job: Option<String>,
+    /// fund, hold, capture, release, expire, refund, provider_cost, absorb, suspense or adjust
+    #[arg(long)]
+    kind: Option<String>,
+    /// From this time on: 2026-09-01, 2026-09-01T12:00:00Z or Unix seconds
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Up to this time, not included
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    #[command(flatten)]
+    csv: CsvArgs,
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AccountsArgs {
+    /// Only of this organisation
+    #[arg(long, value_name = "ID")]
+    org: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    limit: usize,
+    #[command(flatten)]
+    csv: CsvArgs,
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+/// Does it.
+pub(super) async fn run(
+    command: &LedgerCommand,
+    config: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    match command {
+        LedgerCommand::List(args) => list(args, config, out).await,
+        LedgerCommand::Accounts(args) => accounts(args, config, out).await,
+        LedgerCommand::Verify(args) => verify(args, config, out).await,
+    }
+}
+
+async fn list(args: &ListArgs, config: Option<&Path>, out: &mut dyn Write) -> Result<(), Failure> {
+    let operator = Operator::open(&args.operator, config).await?;
+    let query = [
+        ("org", args.org.as_deref()),
+        ("account", args.account.as_deref()),
+        ("job", args.job.as_deref()),
+        ("kind", args.kind.as_deref()),
+        ("from", args.from.as_deref()),
+        ("to", args.to.as_deref()),
+    ];
+    let rows = pages(&query, args.limit, |query| async {
+        match &operator {
+            Operator::Local(here) => {
+                let entries = ledger::entries(&here.db, &here.actor, Params::new(query)).await?;
+                Ok(entries.to_json())
+            }
+            Operator::Remote(there) => there.get("ledger", &query).await,
+        }
+    });
+    print(&rows.await?, args.operator.json, args.csv, out)
+}
+
+async fn accounts(
+    args: &AccountsArgs,
+    config: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let operator = Operator::open(&args.operator, config).await?;
+    let query = [("org", args.org.as_deref())];
+    let rows = pages(&query, args.limit, |query| async {
+        match &operator {
+            Operator::Local(here) => {
+                let accounts = ledger::balances(&here.db, &here.actor, Params::new(query)).await?;
+                Ok(accounts.to_json())
+            }
+            Operator::Remote(there) => there.get("ledger/accounts", &query).await,
+        }
+    });
+    print(&rows.await?, args.operator.json, args.csv, out)
+}
+
+async fn verify(
+    args: &VerifyArgs,
+    config: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let drift = match Operator::open(&args.operator, config).await? {
+        Operator::Local(here) => ledger::drifting(&here.db, &here.actor).await?,
+        Operator::Remote(there) => there.get("ledger/drift", &[]).await?,
+    };
+    let rows = drift["data"].as_array().map_or(&[][..], Vec::as_slice);
+    if rows.is_empty() && !args.operator.json {
+        return Ok(writeln!(out, "every balance equals its transfers")?);
+    }
+    print(rows, args.operator.json, CsvArgs::default(), out)?;
+    match rows.len() {
+        0 => Ok(()),
+        n => Err(Failure::Runtime(format!("{n} balances do not equal their transfers"))),
+    }
+}
