@@ -108,7 +108,9 @@ fn canonical(digest: &mut Sha256, value: &Value) {
         Value::Object(object) => canonical_object(digest, object),
         Value::Array(items) => {
             digest.update(b"[");
-            items.iter().for_each(|item| canonical(digest, item));
+            for item in items {
+                canonical(digest, item);
+            }
             digest.update(b"]");
         }
         Value::String(text) => {
@@ -365,14 +367,13 @@ fn beating(
             let space = stream::iter([Ok(Bytes::from_static(b" "))]).boxed();
             return Some((space, Some(beat)));
         }
-        let answer = match outcome {
-            Some(outcome) => finished(&beat.app, &beat.job, outcome, None, beat.line).await,
-            None => {
-                beat.app.engine.abandon(&beat.job);
-                Err(still_running(&beat.job))
-            }
+        let answer = if let Some(outcome) = outcome {
+            finished(&beat.app, &beat.job, outcome, None, beat.line).await
+        } else {
+            beat.app.engine.abandon(&beat.job);
+            Err(still_running(&beat.job))
         };
-        let response = answer.unwrap_or_else(|error| error.into_response());
+        let response = answer.unwrap_or_else(axum::response::IntoResponse::into_response);
         beat.caller.answered();
         Some((response.into_body().into_data_stream().boxed(), None))
     });

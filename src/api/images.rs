@@ -98,7 +98,7 @@ pub(super) async fn generate(
         begun,
     };
     let answered = call.answer(&app, plan, request).await;
-    let mut response = answered.unwrap_or_else(|error| error.into_response());
+    let mut response = answered.unwrap_or_else(axum::response::IntoResponse::into_response);
     limits::tell(&mut response, &left);
     Ok(response)
 }

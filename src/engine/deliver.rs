@@ -155,7 +155,8 @@ impl Delivery<'_> {
             // Under another key the provider does not know the job.
             let found = found.filter(|at| candidates[*at].served.credential == row.credential);
             let Some(at) = found else {
-                calls.push(self.unserved(row, part).boxed());
+                let unserved = self.unserved(row, part);
+                calls.push(std::future::ready(unserved).boxed());
                 continue;
             };
             let rest = &candidates[at + 1..];
@@ -180,7 +181,7 @@ impl Delivery<'_> {
     }
 
     /// An attempt of a deployment that is not served any more.
-    async fn unserved(&self, row: &AttemptRow, part: Part) -> Vec<Parcel> {
+    fn unserved(&self, row: &AttemptRow, part: Part) -> Vec<Parcel> {
         let message = "the deployment that took the job is not configured any more";
         let failure = Failure::new(Class::ResultLost, "result_lost", message);
         self.job.change_attempt(row.number, |row| row.state = AttemptState::Unknown);

@@ -40,7 +40,7 @@ const BACKSTOP: u32 = 4;
 /// this in a row: a provider may need a moment to know a job it has just taken.
 const REFUSED_POLLS: u32 = 3;
 /// How long a job whose submit was lost may take to call back.
-const CALLBACK_PATIENCE: Duration = Duration::from_secs(60);
+const CALLBACK_PATIENCE: Duration = Duration::from_mins(1);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What an attempt came to.
@@ -183,7 +183,7 @@ impl<'a> Drive<'a> {
                     // The download begins at once: the provider's links expire.
                     let log = self.log;
                     let noted = output.clone();
-                    let (_, finished) = tokio::join!(log.produced(&noted), self.collect(output));
+                    let ((), finished) = tokio::join!(log.produced(&noted), self.collect(output));
                     return finished;
                 }
             };

@@ -84,7 +84,7 @@ mod tests {
         let lease = Lease::new(true);
         let begun = Instant::now();
         assert!(lease.is_safe(begun));
-        tokio::time::advance(LEASE - MARGIN).await;
+        tokio::time::advance(LEASE.checked_sub(MARGIN).unwrap()).await;
         assert!(!lease.is_safe(begun));
         lease.renewed(Instant::now());
         assert!(lease.is_safe(begun));

@@ -189,7 +189,9 @@ impl Engine {
         for attempt in &attempts {
             let remote: Option<RemoteJob> =
                 self.unseal("attempt.remote", &row.id, attempt.remote.as_deref());
-            remote.iter().for_each(|remote| job.note_remote(&remote.id));
+            if let Some(remote) = remote {
+                job.note_remote(&remote.id);
+            }
         }
         job.restore(attempts);
         self.jobs.add(&job);

@@ -96,12 +96,11 @@ pub(crate) struct Risk {
 /// outage.
 pub(crate) fn rank(failure: &Failure) -> u8 {
     match failure.class {
-        Class::Moderated => 0,
+        Class::Moderated | Class::Cancelled => 0,
         Class::Rejected | Class::Unsupported => 1,
         Class::Ambiguous => 2,
         Class::ResultLost => 3,
         Class::Deadline => 4,
-        Class::Cancelled => 0,
         Class::Unwritten | Class::Gateway => 5,
         Class::NotSent | Class::Operator | Class::Unavailable | Class::Failed => 6,
         Class::RateLimited => 7,

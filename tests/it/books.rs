@@ -9,7 +9,7 @@ use crate::usage::{ADMIN, Setup};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mediagate");
 
-async fn command(setup: &Setup, words: &[&str], is_remote: bool) -> Output {
+fn command(setup: &Setup, words: &[&str], is_remote: bool) -> Output {
     let mut command = Command::new(BINARY);
     let directory = setup.directory();
     command.args(words).current_dir(directory).env_clear().env("MEDIAGATE_DATA_DIR", directory);
@@ -20,8 +20,8 @@ async fn command(setup: &Setup, words: &[&str], is_remote: bool) -> Output {
     tokio::task::block_in_place(|| command.output().unwrap())
 }
 
-async fn said(setup: &Setup, words: &[&str], is_remote: bool) -> String {
-    let output = command(setup, words, is_remote).await;
+fn said(setup: &Setup, words: &[&str], is_remote: bool) -> String {
+    let output = command(setup, words, is_remote);
     assert!(output.status.success(), "{words:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -39,32 +39,32 @@ async fn the_command_line_says_what_the_listener_says() {
         ["credits", "add", "--org", &org, "--usd", "10", "--id", "inv-1", "--memo", "paid"];
     for is_remote in [false, true] {
         // The second finds that the first has done it.
-        let text = said(&setup, &funded, is_remote).await;
+        let text = said(&setup, &funded, is_remote);
         assert!(text.contains("available_usd    10.000000000"), "{text}");
-        let credits = said(&setup, &["credits", "show", "--org", &org, "--json"], is_remote).await;
+        let credits = said(&setup, &["credits", "show", "--org", &org, "--json"], is_remote);
         assert_eq!(json_of(&credits)["funded_usd"], "10.000000000");
 
         let usage = ["usage", "--group-by", "model,label", "--org", &org];
-        let csv = said(&setup, &[&usage[..], &["--csv"]].concat(), is_remote).await;
+        let csv = said(&setup, &[&usage[..], &["--csv"]].concat(), is_remote);
         assert_eq!(
             csv,
             "model,label,value,requests,image,usd\r\nflux,team,'=1+1,2,3,0.120000000\r\n"
         );
-        let rows = said(&setup, &[&usage[..], &["--json"]].concat(), is_remote).await;
+        let rows = said(&setup, &[&usage[..], &["--json"]].concat(), is_remote);
         assert_eq!(json_of(&rows)["data"][0]["units"], json!({"image": "3"}));
         let shown =
-            said(&setup, &["usage", "--label", "team==1+1", "--group-by", "key"], is_remote).await;
+            said(&setup, &["usage", "--label", "team==1+1", "--group-by", "key"], is_remote);
         let lines: Vec<&str> = shown.lines().collect();
         assert!(lines[0].starts_with("KEY ") && lines[1].starts_with(&id), "{shown}");
 
-        let ledger = said(&setup, &["ledger", "list", "--org", &org, "--json"], is_remote).await;
+        let ledger = said(&setup, &["ledger", "list", "--org", &org, "--json"], is_remote);
         assert_eq!(json_of(&ledger)["data"][0]["memo"], "paid");
-        let accounts = said(&setup, &["ledger", "accounts", "--csv"], is_remote).await;
+        let accounts = said(&setup, &["ledger", "accounts", "--csv"], is_remote);
         assert!(
             accounts.contains(&format!("credit:{org},{org},usd,-10.000000000,0.000000000")),
             "{accounts}"
         );
-        let verified = said(&setup, &["ledger", "verify"], is_remote).await;
+        let verified = said(&setup, &["ledger", "verify"], is_remote);
         assert_eq!(verified, "every balance equals its transfers\n");
     }
 }
@@ -73,10 +73,10 @@ async fn the_command_line_says_what_the_listener_says() {
 async fn drift_ends_with_an_error() {
     let setup = Setup::start().await;
     let (org, ..) = setup.key("mine").await;
-    said(&setup, &["credits", "add", "--org", &org, "--usd", "10"], false).await;
+    said(&setup, &["credits", "add", "--org", &org, "--usd", "10"], false);
     setup.run("UPDATE account SET posted = posted - 1", vec![]).await;
     for is_remote in [false, true] {
-        let output = command(&setup, &["ledger", "verify"], is_remote).await;
+        let output = command(&setup, &["ledger", "verify"], is_remote);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let shown = String::from_utf8(output.stdout).unwrap();
         assert!(
@@ -107,7 +107,7 @@ async fn wrong_words_are_told_apart_from_failures() {
             if is_remote && words.len() == 1 {
                 continue;
             }
-            let output = command(&setup, words, is_remote).await;
+            let output = command(&setup, words, is_remote);
             let told = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(code), "{words:?}: {told}");
             assert!(told.contains(part), "{words:?}: {told}");
