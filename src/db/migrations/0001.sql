@@ -255,11 +255,9 @@ CREATE TABLE usage_day (
 CREATE INDEX usage_day_of_key ON usage_day (api_key, label, day);
 CREATE INDEX usage_day_of_all ON usage_day (label, day);
 
--- What providers cost us, by day: by our price list, and as far as they said themselves. By
--- organisation too, so that no two of them wait for each other's rows.
+-- What providers cost us, by day: by our price list, and as far as they said themselves.
 CREATE TABLE cost_day (
     day INTEGER NOT NULL,
-    org TEXT NOT NULL,
     provider TEXT NOT NULL,
     credential TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -268,7 +266,7 @@ CREATE TABLE cost_day (
     reported_requests INTEGER NOT NULL,
     reported INTEGER NOT NULL,
     suspense INTEGER NOT NULL,
-    PRIMARY KEY (day, org, provider, credential, model)
+    PRIMARY KEY (day, provider, credential, model)
 ) STRICT, WITHOUT ROWID;
 
 -- Where an organisation wants to be told, and what is yet to be told.
