@@ -1,9 +1,10 @@
 //! What the gateway itself costs, measured on the real binary over loopback.
 //!
-//! `cargo bench --bench gateway` prints three tables:
+//! `cargo bench --bench gateway` prints four tables, and `-- overhead kept` only those named so:
 //! 1. one picture of 1.5 MB in base64 that passes untouched: the provider called directly beside
-//!    the provider called through the gateway, in turns;
-//! 2. jobs of the simulator's queues: from the moment the provider is done to the moment the
+//!    the provider called through the gateway, in turns, by durability of the records (overhead);
+//! 2. a hundred such pictures at once, with and without keeping them, by durability (kept);
+//! 3. jobs of the simulator's queues: from the moment the provider is done to the moment the
 //!    caller holds the picture, and status requests per job, where the provider pushes (fal) and
 //!    where it must be polled (Black Forest Labs, Replicate);
 //! 3. memory: idle, and with a hundred pictures of 20 MB in flight.
@@ -33,39 +34,73 @@ fn main() {
     if !std::env::args().any(|a| a == "--bench") {
         return;
     }
-    overhead();
-    queues();
-    memory();
+    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("load of this machine before the run: {}", load.trim());
+    let tables =
+        [("overhead", overhead as fn()), ("kept", kept), ("queues", queues), ("memory", memory)];
+    for (name, table) in tables {
+        if asked.is_empty() || asked.iter().any(|word| word == name) {
+            table();
+        }
+    }
 }
+
+/// What the gateway is told besides its provider: where pictures are kept, and how durable the
+/// records of its database are.
+const MEMORY: &str = "[store]\nkind = \"memory\"\n";
+const PROCESS: &str = "[database]\ndurability = \"process\"\n";
+const FULL: &str = "[database]\ndurability = \"full\"\n";
+const UNKEPT: &str = "zero_retention = true\n";
 
 // ---------------------------------------------------------------------------------------------
 // A picture that passes untouched
 
 fn overhead() {
     let upstream = canned(openai_reply(616, 616));
-    let gateway = Gateway::start(&format!(
-        "[providers.openai]\napi_key = \"k\"\nbase_url = \"http://{upstream}/v1\"\n"
-    ));
-    println!("start to ready: {:.0} ms", gateway.ready.as_secs_f64() * 1e3);
-    println!("idle memory: {:.1} MB", gateway.memory("VmRSS"));
-    let (mut direct, mut through) = (Vec::new(), Vec::new());
+    let start = |durability: &str| {
+        let provider =
+            format!("[providers.openai]\napi_key = \"k\"\nbase_url = \"http://{upstream}/v1\"\n");
+        Gateway::start(&format!("{durability}{provider}"))
+    };
+    let gateways = [("process", start(PROCESS)), ("full", start(FULL))];
+    for (_, gateway) in &gateways {
+        println!(
+            "start to ready: {:.0} ms; idle memory: {:.1} MB",
+            gateway.ready.as_secs_f64() * 1e3,
+            gateway.memory("VmRSS")
+        );
+    }
+    let mut direct = Vec::new();
+    let mut through = [Vec::new(), Vec::new()];
+    let mut accepted = [Vec::new(), Vec::new()];
     let mut bytes = 0;
     for _ in 0..ROUNDS {
-        let (one, _) = latency(upstream);
-        let (two, length) = latency(gateway.address);
-        direct.push(one);
-        through.push(two);
-        bytes = length;
+        direct.push(latency(upstream, "").0);
+        for (index, (_, gateway)) in gateways.iter().enumerate() {
+            let (ms, length) = latency(gateway.address, "");
+            through[index].push(ms);
+            bytes = length;
+            accepted[index].push(latency(gateway.address, "prefer: respond-async\r\n").0);
+        }
     }
-    let (direct, through) = (median(&mut direct), median(&mut through));
+    let direct = median(&mut direct);
     println!(
-        "\npicture in base64, {:.2} MB answer, untouched, one caller, median of {ROUNDS} x {CALLS}\n\
-         | direct ms | through the gateway ms | added ms | ratio |\n|---|---|---|---|\n\
-         | {direct:.2} | {through:.2} | {:.2} | {:.2} |",
+        "\npicture in base64, {:.2} MB answer, untouched, one caller, median of {ROUNDS} x {CALLS}; \
+         and the 202 for a job that is asked for later\n\
+         | durability | direct ms | through the gateway ms | added ms | ratio | accepted ms |\n\
+         |---|---|---|---|---|---|",
         bytes as f64 / 1e6,
-        through - direct,
-        through / direct
     );
+    for (index, (word, _)) in gateways.iter().enumerate() {
+        let through = median(&mut through[index]);
+        println!(
+            "| {word} | {direct:.2} | {through:.2} | {:.2} | {:.2} | {:.2} |",
+            through - direct,
+            through / direct,
+            median(&mut accepted[index])
+        );
+    }
 }
 
 /// A call whose picture passes as it comes.
@@ -74,19 +109,79 @@ fn untouched() -> Value {
 }
 
 /// Median milliseconds of a call, and the bytes of its answer.
-fn latency(to: SocketAddr) -> (f64, usize) {
+fn latency(to: SocketAddr, headers: &str) -> (f64, usize) {
     let mut connection = connect(to);
     let mut times = Vec::new();
     let mut length = 0;
     for call in 0..CALLS + 20 {
         let begun = Instant::now();
-        let answer = post(&mut connection, &untouched());
+        let answer = post_with(&mut connection, headers, &untouched());
         if call >= 20 {
             times.push(begun.elapsed().as_secs_f64() * 1e3);
         }
         length = answer.len();
     }
     (median(&mut times), length)
+}
+
+// ---------------------------------------------------------------------------------------------
+// Pictures that are kept beside their answers
+
+fn kept() {
+    println!(
+        "\n100 callers at once, 3 pictures of 1.5 MB in base64 each, median of 3\n\
+         | pictures | durability | answers p50 ms | p95 | all s | peak MB |\n|---|---|---|---|---|---|"
+    );
+    let upstream = canned(openai_reply(616, 616));
+    let runs = [
+        ("direct", None),
+        ("not kept", Some((UNKEPT, PROCESS))),
+        ("kept on disk", Some(("", PROCESS))),
+        ("not kept", Some((UNKEPT, FULL))),
+        ("kept on disk", Some(("", FULL))),
+    ];
+    for (pictures, settings) in runs {
+        let mut figures = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..3 {
+            let gateway = settings.map(|(retention, durability)| {
+                Gateway::start_with(&format!(
+                    "[log]\nlevel = \"error\"\n{retention}{durability}[store]\nkind = \"disk\"\n\
+                     [providers.openai]\napi_key = \"k\"\nbase_url = \"http://{upstream}/v1\"\n"
+                ))
+            });
+            let to = gateway.as_ref().map_or(upstream, |gateway| gateway.address);
+            let begun = Instant::now();
+            let callers = (0..100).map(|_| {
+                thread::spawn(move || {
+                    let mut connection = connect(to);
+                    let mut call = || {
+                        let begun = Instant::now();
+                        post(&mut connection, &untouched());
+                        begun.elapsed().as_secs_f64() * 1e3
+                    };
+                    [call(), call(), call()]
+                })
+            });
+            let callers: Vec<_> = callers.collect();
+            let mut times: Vec<f64> =
+                callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
+            let all = begun.elapsed().as_secs_f64();
+            let p50 = median(&mut times);
+            let peak = gateway.map_or(0.0, |gateway| gateway.memory("VmHWM"));
+            for (list, figure) in
+                figures.iter_mut().zip([p50, times[times.len() * 95 / 100], all, peak])
+            {
+                list.push(figure);
+            }
+        }
+        let durability = match settings {
+            Some((_, PROCESS)) => "process",
+            Some(_) => "full",
+            None => "",
+        };
+        let [p50, p95, all, peak] = figures.map(|mut list| median(&mut list));
+        println!("| {pictures} | {durability} | {p50:.0} | {p95:.0} | {all:.2} | {peak:.0} |");
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -208,14 +303,15 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn start(providers: &str) -> Self {
+    fn start(settings: &str) -> Self {
+        Self::start_with(&format!("{MEMORY}[log]\nlevel = \"error\"\n{settings}"))
+    }
+
+    fn start_with(settings: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
         let config = files.path().join("mediagate.toml");
         let address: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
-        let text = format!(
-            "[server]\nlisten = \"{address}\"\n[auth]\nmode = \"open\"\n\
-             [store]\nkind = \"memory\"\n[log]\nlevel = \"error\"\n{providers}"
-        );
+        let text = format!("[server]\nlisten = \"{address}\"\n[auth]\nmode = \"open\"\n{settings}");
         std::fs::write(&config, text).unwrap();
         let begun = Instant::now();
         let child = Command::new(GATEWAY)
@@ -312,15 +408,24 @@ fn connect(to: SocketAddr) -> TcpStream {
 }
 
 fn post(connection: &mut TcpStream, body: &Value) -> Vec<u8> {
+    post_with(connection, "", body)
+}
+
+/// `headers` are lines, each with its end.
+fn post_with(connection: &mut TcpStream, headers: &str, body: &Value) -> Vec<u8> {
     let body = body.to_string();
     let request = format!(
         "POST /v1/images/generations HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer k\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+         content-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
         body.len()
     );
     connection.write_all(request.as_bytes()).unwrap();
     let (status, answer) = read_message(connection).unwrap();
-    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer[..answer.len().min(500)]));
+    assert!(
+        [200, 202].contains(&status),
+        "{status} {}",
+        String::from_utf8_lossy(&answer[..answer.len().min(500)])
+    );
     answer
 }
 

@@ -360,7 +360,10 @@ impl Engine {
             ext: picture.format.extension(),
         });
         let refused = || Error::new(Code::StoreUnavailable, "the picture could not be kept");
-        let put = tokio::time::timeout(STORE_PATIENCE, self.store.put(&key, &meta, &blob));
+        let put = tokio::time::timeout(
+            STORE_PATIENCE,
+            self.store.put(&key, &meta, &blob, job.durability()),
+        );
         let kept = put.await.map_err(|e| refused().because(e))?;
         let kept = kept.map_err(|e| refused().because(e))?;
         point(Point::MidKeep);

@@ -215,7 +215,7 @@ pub struct Image {
     /// Those of them that are stored already.
     pub known_keys: BTreeSet<String>,
     /// Jobs to be written for the first time.
-    pub new_jobs: Vec<JobRow>,
+    pub new_jobs: BTreeSet<String>,
     /// Jobs whose row is to be changed.
     pub changed_jobs: BTreeSet<String>,
     /// Keys to be written.
@@ -267,6 +267,8 @@ pub struct Sums {
 pub struct CostKey {
     /// Days since 1970.
     pub day: i64,
+    /// For whom it was made.
+    pub org: String,
     /// Who charges it.
     pub provider: String,
     /// Which key was used.
@@ -458,9 +460,9 @@ impl Open {
             image.changed_keys.insert(ask.id.clone(), row);
         }
         image.write_attempts(&self.attempts);
+        image.new_jobs.insert(job.id.clone());
         // Others of the same transaction may be about it already.
-        image.jobs.insert(job.id.clone(), job.clone());
-        image.new_jobs.push(job);
+        image.jobs.insert(job.id.clone(), job);
         Ok(Done::Opened(legs))
     }
 }
@@ -522,6 +524,7 @@ impl Finish {
             };
             let key = CostKey {
                 day: self.at.div_euclid(DAY_MS),
+                org: job.org.clone(),
                 provider: attempt.provider.clone(),
                 credential: attempt.credential.clone(),
                 model: job.model.clone(),

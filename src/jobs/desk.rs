@@ -350,10 +350,10 @@ static USAGE: Insert = Insert {
                amount = usage_day.amount + excluded.amount",
 };
 static COST: Insert = Insert {
-    into: "cost_day (day, provider, credential, model, requests, expected, reported_requests, \
-           reported, suspense)",
-    columns: 9,
-    conflict: "ON CONFLICT (day, provider, credential, model) \
+    into: "cost_day (day, org, provider, credential, model, requests, expected, \
+           reported_requests, reported, suspense)",
+    columns: 10,
+    conflict: "ON CONFLICT (day, org, provider, credential, model) \
                DO UPDATE SET requests = cost_day.requests + excluded.requests, \
                expected = cost_day.expected + excluded.expected, \
                reported_requests = cost_day.reported_requests + excluded.reported_requests, \
@@ -450,7 +450,8 @@ fn values(account: &Account) -> Vec<Value> {
 /// Writes what has changed.
 async fn save(tx: &mut Tx<'_>, image: &Image) -> Result<(), DbError> {
     let accounts: Vec<_> = image.book.changed().map(values).collect();
-    let new_jobs: Vec<_> = image.new_jobs.iter().map(JobRow::values).collect();
+    let new_jobs: Vec<_> =
+        image.new_jobs.iter().filter_map(|id| image.jobs.get(id)).map(JobRow::values).collect();
     let changed = image.changed_jobs.iter().filter_map(|id| image.jobs.get(id));
     let jobs: Vec<_> = changed.map(JobRow::values).collect();
     let row = |key: &KeyRow| -> Vec<Value> {
@@ -503,6 +504,7 @@ async fn save(tx: &mut Tx<'_>, image: &Image) -> Result<(), DbError> {
     let costs = image.costs.iter().map(|(key, costs)| -> Vec<Value> {
         vec![
             key.day.into(),
+            key.org.as_str().into(),
             key.provider.as_str().into(),
             key.credential.as_str().into(),
             key.model.as_str().into(),

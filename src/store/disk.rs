@@ -1,5 +1,7 @@
 //! Objects in files: the body under its key, and beside it a small JSON file that says what it
-//! is. Both appear whole or not at all, and survive the loss of power once `put` has answered.
+//! is. Both appear whole or not at all, and survive the loss of power once `put` has answered
+//! where that was asked for. Where it was not, a loss of power may leave a body cut short, which
+//! its description gives away.
 //!
 //! The description is put in place before the body and removed after it. So whatever a crash
 //! leaves behind is either described or in the temporary directory, and the sweeper never has to
@@ -22,6 +24,7 @@ use super::{
     Claim, Kept, Object, ObjectHeader, ObjectId, ObjectMeta, ObjectStream, StoreError, Swept,
     blocking, key::SIDECAR, memory::same,
 };
+use crate::db::Durability;
 
 /// Where files grow before they are renamed; no key starts with a dot.
 const TEMPORARY: &str = ".tmp";
@@ -53,9 +56,13 @@ impl Disk {
         Ok(disk)
     }
 
-    pub(super) async fn put(&self, object: Object) -> Result<Kept, StoreError> {
+    pub(super) async fn put(
+        &self,
+        object: Object,
+        durability: Durability,
+    ) -> Result<Kept, StoreError> {
         let root = self.root.clone();
-        blocking(move || put(&root, object)).await
+        blocking(move || put(&root, object, durability)).await
     }
 
     pub(super) async fn open_object(
@@ -85,22 +92,32 @@ impl Disk {
     }
 }
 
-fn put(root: &Path, object: Object) -> Result<Kept, StoreError> {
+fn put(root: &Path, object: Object, durability: Durability) -> Result<Kept, StoreError> {
     let mut body = temporary(root).map_err(StoreError::io)?;
     let (bytes, sha256) = object.read(|piece| body.write_all(&piece).map_err(StoreError::io))?;
     let Object { key, id, expires_at, meta, .. } = object;
     let sidecar = Sidecar { id, bytes, sha256: sha256.clone(), expires_at, meta };
-    place(root, &key, body, &sidecar).map_err(StoreError::io)?;
+    place(root, &key, body, &sidecar, durability).map_err(StoreError::io)?;
     Ok(Kept { key, id, bytes, sha256, expires_at: Some(expires_at) })
 }
 
-fn place(root: &Path, key: &str, body: NamedTempFile, sidecar: &Sidecar) -> io::Result<()> {
-    body.as_file().sync_all()?;
+fn place(
+    root: &Path,
+    key: &str,
+    body: NamedTempFile,
+    sidecar: &Sidecar,
+    durability: Durability,
+) -> io::Result<()> {
+    let sync = |file: &File| match durability {
+        Durability::Full => file.sync_all(),
+        Durability::Process => Ok(()),
+    };
+    sync(body.as_file())?;
     let mut note = temporary(root)?;
     serde_json::to_writer(&mut note, sidecar)?;
     // The sweeper reads a description only once this time has come.
     note.as_file().set_modified(at(sidecar.expires_at))?;
-    note.as_file().sync_all()?;
+    sync(note.as_file())?;
 
     let path = root.join(key);
     let directory = path.parent().unwrap_or(root);
@@ -116,7 +133,7 @@ fn place(root: &Path, key: &str, body: NamedTempFile, sidecar: &Sidecar) -> io::
         fs::rename(&note, &note_path)?;
     }
     fs::rename(&body, &path)?;
-    File::open(directory)?.sync_all()
+    sync(&File::open(directory)?)
 }
 
 fn open(path: &Path, id: ObjectId) -> Result<(ObjectHeader, File), StoreError> {

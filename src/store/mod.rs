@@ -24,7 +24,10 @@ use providers::media::Format;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::media::blob::{Blob, BlobWriter, Budget, Encoding};
+use crate::{
+    db::Durability,
+    media::blob::{Blob, BlobWriter, Budget, Encoding},
+};
 pub use key::{KeyParts, KeyTemplate, KeyTemplateError};
 pub use sign::ObjectId;
 use sign::{Claim, Signer};
@@ -260,8 +263,15 @@ impl Store {
         self.0.key_template.key(parts)
     }
 
-    /// Keeps a blob under a key. What was there before is replaced, at once or not at all.
-    pub async fn put(&self, key: &str, meta: &ObjectMeta, body: &Blob) -> Result<Kept, StoreError> {
+    /// Keeps a blob under a key. What was there before is replaced, at once or not at all. Files
+    /// are as durable as asked.
+    pub async fn put(
+        &self,
+        key: &str,
+        meta: &ObjectMeta,
+        body: &Blob,
+        durability: Durability,
+    ) -> Result<Kept, StoreError> {
         key::check(key)?;
         let expires_at = meta.created.saturating_add(self.0.retention.as_secs());
         let object = Object {
@@ -276,7 +286,7 @@ impl Store {
                 let memory = Arc::clone(memory);
                 blocking(move || memory.put(object)).await
             }
-            Backend::Disk(disk) => disk.put(object).await,
+            Backend::Disk(disk) => disk.put(object, durability).await,
             #[cfg(feature = "s3")]
             Backend::S3(s3) => s3.put(object).await,
         }

@@ -85,7 +85,9 @@ async fn what_is_kept_comes_back() {
     let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &raw);
     for blob in [Blob::from(Bytes::from(raw.clone())), spooled.finish(), Blob::from_base64(text)] {
         for (store, _directory) in stores().await {
-            let kept = store.put(KEY, &meta(CREATED), &blob).await.unwrap();
+            store.put(KEY, &meta(CREATED), &blob, Durability::Full).await.unwrap();
+            // In its place, and less lasting.
+            let kept = store.put(KEY, &meta(CREATED), &blob, Durability::Process).await.unwrap();
             assert_eq!((kept.key.as_str(), kept.bytes), (KEY, 300_000));
             assert_eq!(kept.sha256, sha256);
             assert_eq!(kept.expires_at, Some(CREATED + RETENTION));
@@ -101,7 +103,7 @@ async fn what_is_kept_comes_back() {
 async fn a_link_ends_when_it_expires_or_its_object_goes() {
     let blob = Blob::from(Bytes::from_static(b"picture"));
     for (store, _directory) in stores().await {
-        let kept = store.put(KEY, &meta(CREATED), &blob).await.unwrap();
+        let kept = store.put(KEY, &meta(CREATED), &blob, Durability::Full).await.unwrap();
         let end = CREATED + RETENTION;
         assert!(read(&store, &kept, end - 1).await.is_ok());
         assert!(matches!(read(&store, &kept, end).await, Err(StoreError::Expired)));
@@ -130,7 +132,7 @@ async fn a_key_can_be_put_again() {
         let mut kept = Vec::new();
         for body in [&b"first"[..], b"the second"] {
             let blob = Blob::from(Bytes::from_static(body));
-            kept.push(store.put(KEY, &meta(CREATED), &blob).await.unwrap());
+            kept.push(store.put(KEY, &meta(CREATED), &blob, Durability::Full).await.unwrap());
         }
         assert_eq!(read(&store, &kept[1], CREATED).await.unwrap().1, b"the second");
         assert!(matches!(read(&store, &kept[0], CREATED).await, Err(StoreError::Unknown)));
@@ -147,18 +149,18 @@ async fn bad_bodies_and_keys_leave_nothing_behind() {
     let right = hex::encode(Sha256::digest(b"picture"));
     let right = ObjectMeta { sha256: Some(right.to_uppercase()), ..meta(CREATED) };
     for (store, directory) in stores().await {
-        let result = store.put(KEY, &meta(CREATED), &cut).await;
+        let result = store.put(KEY, &meta(CREATED), &cut, Durability::Full).await;
         assert!(matches!(result, Err(StoreError::Body(_))), "{result:?}");
-        let result = store.put(KEY, &wrong, &good).await;
+        let result = store.put(KEY, &wrong, &good, Durability::Full).await;
         assert!(matches!(result, Err(StoreError::Digest)), "{result:?}");
         for key in ["", "/etc/passwd", "../a", "a/../../b", ".tmp/a", "a//b", "a\0b", "a.meta.json"]
         {
-            let result = store.put(key, &meta(CREATED), &good).await;
+            let result = store.put(key, &meta(CREATED), &good, Durability::Full).await;
             assert!(matches!(result, Err(StoreError::Key { .. })), "{key}: {result:?}");
         }
         assert_eq!(files(directory.path()), Vec::<PathBuf>::new());
         assert_eq!(store.sweep(u64::MAX).await.unwrap(), Swept::default());
-        store.put(KEY, &right, &good).await.unwrap();
+        store.put(KEY, &right, &good, Durability::Full).await.unwrap();
         store.ready().await.unwrap();
     }
 }
@@ -167,7 +169,9 @@ async fn bad_bodies_and_keys_leave_nothing_behind() {
 async fn memory_keeps_to_its_cap() {
     let store = Store::open(settings(StoreKind::Memory { max_bytes: 10 })).await.unwrap();
     let put = async |key: &str, created: u64, body: &'static [u8]| {
-        store.put(key, &meta(created), &Blob::from(Bytes::from_static(body))).await
+        store
+            .put(key, &meta(created), &Blob::from(Bytes::from_static(body)), Durability::Full)
+            .await
     };
     let first = put("a", CREATED, b"12345").await.unwrap();
     put("b", CREATED + 10, b"12345").await.unwrap();
@@ -182,7 +186,7 @@ async fn memory_keeps_to_its_cap() {
     // A body that fails gives its room back.
     assert_eq!(store.sweep(u64::MAX).await.unwrap(), Swept { objects: 2, bytes: 10 });
     let cut = Blob::from_base64("QUJDREU".to_owned());
-    assert!(store.put("e", &meta(now), &cut).await.is_err());
+    assert!(store.put("e", &meta(now), &cut, Durability::Full).await.is_err());
     put("f", now, b"1234567890").await.unwrap();
 }
 
@@ -191,7 +195,7 @@ async fn files_are_ours_alone_and_described() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(settings(disk(&directory))).await.unwrap();
     let blob = Blob::from(Bytes::from_static(b"picture"));
-    let kept = store.put(KEY, &meta(CREATED), &blob).await.unwrap();
+    let kept = store.put(KEY, &meta(CREATED), &blob, Durability::Full).await.unwrap();
     let root = directory.path().join("data/media");
     let note = format!("{KEY}.meta.json");
     assert_eq!(files(&root), [root.join(KEY), root.join(&note)]);
@@ -221,7 +225,7 @@ async fn a_damaged_object_is_not_served() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(settings(disk(&directory))).await.unwrap();
     let blob = Blob::from(Bytes::from_static(b"picture"));
-    let kept = store.put(KEY, &meta(CREATED), &blob).await.unwrap();
+    let kept = store.put(KEY, &meta(CREATED), &blob, Durability::Full).await.unwrap();
     let body = directory.path().join("data/media").join(KEY);
     fs::write(&body, b"pic").unwrap();
     assert!(matches!(read(&store, &kept, CREATED).await, Err(StoreError::Unknown)));
@@ -236,8 +240,8 @@ async fn the_sweeper_removes_what_is_ours_and_nothing_else() {
     let store = Store::open(settings(disk(&directory))).await.unwrap();
     let root = directory.path().join("data/media");
     let blob = Blob::from(Bytes::from_static(b"picture"));
-    store.put("p/old/a-0.png", &meta(CREATED), &blob).await.unwrap();
-    store.put("p/new/a-0.png", &meta(CREATED + 1), &blob).await.unwrap();
+    store.put("p/old/a-0.png", &meta(CREATED), &blob, Durability::Full).await.unwrap();
+    store.put("p/new/a-0.png", &meta(CREATED + 1), &blob, Durability::Full).await.unwrap();
     fs::write(root.join(".tmp/put-crashed"), b"half").unwrap();
     fs::write(root.join("p/notes.txt"), b"the operator's").unwrap();
     fs::write(root.join("p/odd.meta.json"), b"{}").unwrap();
@@ -254,7 +258,7 @@ async fn the_sweeper_removes_what_is_ours_and_nothing_else() {
     assert_eq!(store.sweep(now + 1).await.unwrap(), Swept { objects: 1, bytes: 7 });
     assert!(!root.join(".tmp/put-crashed").exists());
     // The directory that went away comes back when it is needed.
-    store.put("p/old/a-0.png", &meta(CREATED), &blob).await.unwrap();
+    store.put("p/old/a-0.png", &meta(CREATED), &blob, Durability::Full).await.unwrap();
 }
 
 #[tokio::test]

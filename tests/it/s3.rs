@@ -18,6 +18,7 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use mediagate::{
+    db::Durability,
     media::{
         blob::{Blob, BlobWriter, Budget, Encoding},
         fetch::install_tls,
@@ -184,7 +185,7 @@ fn picture(len: usize) -> Vec<u8> {
 
 async fn put(store: &Store, key: &str, body: &[u8]) -> Result<Kept, StoreError> {
     let blob = Blob::from(Bytes::copy_from_slice(body));
-    store.put(key, &meta(Format::Webp), &blob).await
+    store.put(key, &meta(Format::Webp), &blob, Durability::Full).await
 }
 
 async fn get(store: &Store, kept: &Kept) -> reqwest::Response {
@@ -205,7 +206,7 @@ async fn a_spooled_picture_comes_back_by_its_presigned_link() {
     let blob = writer.finish();
     assert!(blob.is_spooled());
     let key = "default/2026-09-21/job_1-0.webp";
-    let kept = store.put(key, &meta(Format::Webp), &blob).await.unwrap();
+    let kept = store.put(key, &meta(Format::Webp), &blob, Durability::Full).await.unwrap();
     assert_eq!((kept.key.as_str(), kept.bytes, &kept.sha256), (key, 5_000_000, &sha256));
     assert_eq!(kept.expires_at, Some(CREATED + 3600));
 
@@ -264,7 +265,7 @@ async fn odd_keys_and_metadata_survive() {
         ..meta(Format::Svg)
     };
     let blob = Blob::from_base64("PHN2Zy8+".to_owned());
-    let kept = store.put("vector.svg", &odd, &blob).await.unwrap();
+    let kept = store.put("vector.svg", &odd, &blob, Durability::Full).await.unwrap();
     let answer = get(&store, &kept).await;
     assert_eq!(answer.headers()["x-amz-meta-model"], "gr%C3%B6%C3%9Fer, 2%C3%97");
     assert!(!answer.headers().contains_key("x-amz-meta-seed"));

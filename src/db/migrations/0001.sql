@@ -255,9 +255,11 @@ CREATE TABLE usage_day (
 CREATE INDEX usage_day_of_key ON usage_day (api_key, label, day);
 CREATE INDEX usage_day_of_all ON usage_day (label, day);
 
--- What providers cost us, by day: by our price list, and as far as they said themselves.
+-- What providers cost us, by day: by our price list, and as far as they said themselves. By
+-- organisation too, so that no two of them wait for each other's rows.
 CREATE TABLE cost_day (
     day INTEGER NOT NULL,
+    org TEXT NOT NULL,
     provider TEXT NOT NULL,
     credential TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -266,7 +268,7 @@ CREATE TABLE cost_day (
     reported_requests INTEGER NOT NULL,
     reported INTEGER NOT NULL,
     suspense INTEGER NOT NULL,
-    PRIMARY KEY (day, provider, credential, model)
+    PRIMARY KEY (day, org, provider, credential, model)
 ) STRICT, WITHOUT ROWID;
 
 -- Where an organisation wants to be told, and what is yet to be told.

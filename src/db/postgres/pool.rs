@@ -32,9 +32,11 @@ use super::{
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What a connection is told first. Times are milliseconds; nothing may hang for ever. A server
-/// that does not write commits to its disk before it answers is asked to do so.
+/// that does not write commits to its disk before it answers is asked to do so. Whoever writes
+/// looks rows up by their keys: a plan that was made while a table was small and reads all of it
+/// would be kept for minutes while the table grows.
 const WRITER: &str = "SET statement_timeout = 5000; SET lock_timeout = 3000; \
-    SET idle_in_transaction_session_timeout = 10000; SET jit = off; \
+    SET idle_in_transaction_session_timeout = 10000; SET jit = off; SET enable_seqscan = off; \
     SET default_transaction_isolation = 'read committed'; \
     SELECT set_config('synchronous_commit', 'on', false) \
     WHERE current_setting('synchronous_commit') = 'off'";

@@ -290,9 +290,9 @@ async fn accounts_are_shown_with_their_fold() {
 #[tokio::test]
 async fn costs_are_held_against_what_providers_say() {
     testing::each(|db| async move {
-        let sql = "INSERT INTO cost_day (day, provider, credential, model, requests, expected, \
+        let sql = "INSERT INTO cost_day (day, org, provider, credential, model, requests, expected, \
                    reported_requests, reported, suspense) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+                   VALUES ($1, 'default', $2, $3, $4, $5, $6, $7, $8, $9)";
         let day = days(2026, 9, 1);
         let rows = [
             (day, "fal", "a", "flux", [2, 80, 2, 90, 0]),
