@@ -37,8 +37,10 @@ const POLL: Duration = Duration::from_millis(300);
 const MISS: Duration = Duration::from_millis(50);
 /// An answer about an unknown key is given within this time, if only that there is none.
 const PATIENCE: Duration = Duration::from_millis(900);
+/// One reading may take so long.
+const READING: Duration = Duration::from_secs(2);
 /// Without word from the database for so long, it counts as away.
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A key that stands in the configuration.
 #[derive(Clone, Debug)]
@@ -198,7 +200,7 @@ impl Directory {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(POLL) => {}
             }
-            let failure = match tokio::time::timeout(SILENCE, self.refresh()).await {
+            let failure = match tokio::time::timeout(READING, self.refresh()).await {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(_) => Some("the database is silent".to_owned()),

@@ -59,10 +59,14 @@ async fn a_key_works_until_it_is_revoked_or_ends() {
         directory.refresh().await.unwrap();
         assert!(!good(&directory, text, 3000).await);
         assert!(good(&directory, short.text.expose(), 3000).await);
-        // Another key's id with this one's secret, and the other way round.
+        // One that was never made, and its secret under an id that is good.
         let pepper = Pepper::of(&sealer());
         let stranger = pepper.mint(Kind::Data).unwrap();
-        assert!(!good(&directory, stranger.text.expose(), 3000).await);
+        let stranger = stranger.text.expose();
+        let forged = format!("{}{}", short.key.id, &stranger[19..stranger.len() - 6]);
+        for text in [stranger, &key::tests::with_checksum(&forged)] {
+            assert!(!good(&directory, text, 3000).await, "{text}");
+        }
         let operators = pepper.mint(Kind::Admin).unwrap();
         for text in [operators.text.expose(), "", "sk-1", "mga_"] {
             assert!(!good(&directory, text, 3000).await, "{text}");
