@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use reqwest::Method;
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -257,4 +258,93 @@ async fn after_yesterdays_backup_nothing_is_paid_twice() {
     answer.error(404, "not_found", None);
     assert_eq!(gateway.books().charges().len(), 2);
     assert_eq!(upstream.submits("/").len(), 3);
+}
+
+/// Runs a test on an empty PostgreSQL database, or says loudly that it does not.
+async fn on_postgres<T: Future<Output = ()>>(
+    test: impl FnOnce(String, tokio_postgres::Client) -> T,
+) {
+    #[expect(clippy::disallowed_methods, reason = "tests have no configuration")]
+    let Ok(server) = std::env::var("MEDIAGATE_TEST_POSTGRES") else {
+        eprintln!("WARNING: POSTGRESQL WAS NOT TESTED; run scripts/servers cargo test");
+        return;
+    };
+    let connect = async || {
+        let no_tls = tokio_postgres::NoTls;
+        let (client, connection) = tokio_postgres::connect(&server, no_tls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    };
+    let name = format!("mg_it_{}", uuid::Uuid::new_v4().simple());
+    let client = connect().await;
+    client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let mut url = url::Url::parse(&server).unwrap();
+    url.set_path(&name);
+    test(url.into(), connect().await).await;
+    client.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+}
+
+/// Ends every connection to a database.
+async fn cut(server: &tokio_postgres::Client, url: &str) {
+    let name = url.rsplit('/').next().unwrap();
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+    server.query(sql, &[&name]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_may_end_connections_under_way() {
+    on_postgres(async |url, server| {
+        let upstream = upstream().await;
+        upstream.on("POST", GEMINI, vendors::gemini(&picture()).after_ms(200));
+        let more = format!("database.url = \"{url}\"");
+        let gateway = Gateway::with(&upstream, &["gemini", "fal"], &more).await;
+        let ask = async |n: usize| {
+            let model = ["gemini/nano-banana", "fal/flux-1-dev"][n % 2];
+            let key = format!("order-{n}");
+            for tries in 0.. {
+                let call = gateway.post(DRAW, &body(model)).header("idempotency-key", &key);
+                let answer = Answer::of(call).await;
+                if answer.status == 200 {
+                    assert_eq!(answer.picture(), picture());
+                    return answer.header("x-mediagate-job-id").unwrap().to_owned();
+                }
+                answer.error(503, "store_unavailable", None);
+                assert!(tries < 20, "{}", answer.shown());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            unreachable!("there is always another try");
+        };
+        let cuts = async {
+            for _ in 0..6 {
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                cut(&server, &url).await;
+            }
+        };
+        let (mut jobs, ()) = tokio::join!(join_all((0..40).map(ask)), cuts);
+        jobs.sort();
+        jobs.dedup();
+        assert_eq!(jobs.len(), 40);
+        // What was refused was not sent, and what was sent is paid once.
+        assert_eq!(upstream.submits("/").len(), 40);
+        let no_tls = tokio_postgres::NoTls;
+        let (books, connection) = tokio_postgres::connect(&url, no_tls).await.unwrap();
+        tokio::spawn(connection);
+        let number = async |sql: &str| books.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
+        for _ in 0..500 {
+            if number("SELECT COUNT(*) FROM job WHERE settled = 0").await == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let charged = "SELECT COUNT(DISTINCT job) FROM transfer \
+                       WHERE kind = 'capture' AND debit LIKE 'credit:%'";
+        assert_eq!(number(charged).await, 40);
+        assert_eq!(number(&charged.replace("DISTINCT ", "")).await, 40);
+        assert_eq!(number("SELECT SUM(pending)::BIGINT FROM account").await, 0);
+        let posted = number("SELECT SUM(posted)::BIGINT FROM account").await;
+        let captured = "SELECT SUM(amount)::BIGINT FROM transfer WHERE kind = 'capture'";
+        assert_eq!(posted, number(captured).await);
+        gateway.shut_down().await;
+    })
+    .await;
 }
