@@ -392,11 +392,11 @@ fn beating(
 struct Beat {
     app: Arc<App>,
     job: Arc<Job>,
+    /// It waits, also between two beats. Let go of before the caller, which counts who is left.
+    _present: Watch,
     caller: Caller,
     line: Option<Line>,
     until: tokio::time::Instant,
-    /// It waits, also between two beats.
-    _present: Watch,
 }
 
 #[cfg(test)]

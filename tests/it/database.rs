@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -172,7 +173,7 @@ async fn a_database_that_may_not_be_written_is_said_at_the_start() {
         "auth.master_key = \"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"";
     let text = gateway::database(directory.path()) + &config(&upstream, &["gemini"], master);
     Gateway::start_in(tempfile::tempdir().unwrap(), &text).await.shut_down().await;
-    let mode = |path: &std::path::Path, mode| {
+    let mode = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     };
     let file = directory.path().join("mediagate.db");
@@ -197,6 +198,20 @@ fn back_up(gateway: &Gateway) -> Vec<u8> {
     let live = Connection::open(gateway.books().path()).unwrap();
     live.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
     fs::read(copy).unwrap()
+}
+
+/// Everything beside the database.
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap();
+        if path.is_dir() {
+            fs::create_dir(to.join(name)).unwrap();
+            copy(&path, &to.join(name));
+        } else if !name.to_string_lossy().starts_with("mediagate.db") {
+            fs::copy(&path, to.join(name)).unwrap();
+        }
+    }
 }
 
 #[tokio::test]
@@ -228,13 +243,12 @@ async fn after_yesterdays_backup_nothing_is_paid_twice() {
     let submits = upstream.submits("/");
     assert_eq!(submits.len(), 3);
     let hook = submits[2].json()["webhook_url"].as_str().unwrap().to_owned();
-    let path = gateway.books().path().to_owned();
+    // In a place of its own: this process may still have the old file open.
+    let restored = tempfile::tempdir().unwrap();
     let data = gateway.stop().await;
-    fs::write(&path, backup).unwrap();
-    for side in ["db-wal", "db-shm"] {
-        let _ = fs::remove_file(path.with_extension(side));
-    }
-    let gateway = Gateway::start_in(data, &text).await;
+    copy(data.path(), restored.path());
+    fs::write(restored.path().join("mediagate.db"), backup).unwrap();
+    let gateway = Gateway::start_in(restored, &text).await;
     gateway.books().settled().await;
     // What ran when the copy was made is taken up where it was, and not bought again.
     let mut charges = gateway.books().charges();
