@@ -24,6 +24,14 @@ golden:
 e2e:
     cargo test --test it
 
+# End the gateway at every ordered pair of the points where it may end: an hour
+crash:
+    cargo test --test it crash::points -- --include-ignored --nocapture
+
+# Random load, kill -9 at random times, restart; prints what was lost or bought twice
+kill rounds="1000" seed="1":
+    MEDIAGATE_KILL_ROUNDS={{rounds}} MEDIAGATE_KILL_SEED={{seed}} cargo test --test it crash::kills -- --nocapture
+
 # The official OpenAI SDKs against the real binary
 sdk:
     scripts/test --without fmt --without lint --without rust --without deny

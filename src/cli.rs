@@ -110,6 +110,10 @@ struct ServeArgs {
     #[cfg(debug_assertions)]
     #[arg(long, hide = true, value_name = "POINT")]
     crash_at: Option<String>,
+    /// Make this call of the database fail, `N` or `N:late`: for tests
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_name = "N")]
+    fail_database_at: Option<String>,
 }
 
 const FAULTS: &str = "\
@@ -205,6 +209,10 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             #[cfg(debug_assertions)]
             if let Some(at) = &args.crash_at {
                 crate::crash::arm(at).map_err(Failure::Usage)?;
+            }
+            #[cfg(debug_assertions)]
+            if let Some(at) = &args.fail_database_at {
+                crate::crash::arm_outage(at).map_err(Failure::Usage)?;
             }
             serve(load(args.listen.or(cli.serve.listen))?)
         }

@@ -2,7 +2,9 @@
 //! must not be torn apart.
 //!
 //! In a debug build `mediagate serve --crash-at NAME` aborts at the point of that name, and
-//! `NAME:3` the third time it is passed. In a release build there is nothing of it.
+//! `NAME:3` the third time it is passed; `--fail-database-at 7` makes the seventh call of the
+//! database fail, and `7:late` lets it happen and loses its answer. In a release build there is
+//! nothing of either.
 
 #[cfg(debug_assertions)]
 use std::sync::{
@@ -122,6 +124,45 @@ pub fn arm(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// How a call of the database goes wrong.
+#[cfg(debug_assertions)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// Nothing happens.
+    Before,
+    /// It happens, and its answer is lost.
+    Late,
+}
+
+#[cfg(debug_assertions)]
+static OUTAGE: OnceLock<(Outage, AtomicU32)> = OnceLock::new();
+
+/// Whether this call of the database is the one that goes wrong.
+#[cfg(debug_assertions)]
+pub fn outage() -> Option<Outage> {
+    let (outage, left) = OUTAGE.get()?;
+    (left.fetch_sub(1, Ordering::SeqCst) == 1).then_some(*outage)
+}
+
+/// Makes the call of `N` or `N:late` go wrong, once.
+///
+/// # Errors
+///
+/// A text for people where it is neither.
+#[cfg(debug_assertions)]
+pub fn arm_outage(text: &str) -> Result<(), String> {
+    let (number, outage) = match text.split_once(':') {
+        None => (text, Some(Outage::Before)),
+        Some((number, word)) => (number, (word == "late").then_some(Outage::Late)),
+    };
+    let number = number.parse().ok().filter(|number| *number > 0);
+    let (Some(outage), Some(number)) = (outage, number) else {
+        return Err(format!("{text:?} is no N or N:late"));
+    };
+    let _ = OUTAGE.set((outage, AtomicU32::new(number)));
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +173,9 @@ mod tests {
         assert_eq!(names.len(), Point::ALL.len());
         for wrong in ["", "nowhere", "before_open:0", "before_open:x", "before_open:"] {
             assert!(arm(wrong).unwrap_err().contains("before_open, after_open"), "{wrong}");
+        }
+        for wrong in ["", "0", "x", "1:", "1:soon", ":late"] {
+            assert!(arm_outage(wrong).unwrap_err().contains("no N or N:late"), "{wrong}");
         }
     }
 }

@@ -164,6 +164,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     sweep(&engine, &stop);
     let last = CancellationToken::new();
     tokio::spawn(Arc::clone(&engine).renew_leases(last.clone()));
+    engine.inherit().await.map_err(failed("unfinished jobs cannot be taken over"))?;
     tokio::spawn(Arc::clone(&engine).tend(stop.clone()));
     tokio::spawn(audit::run(db.clone(), engine.metrics.frozen.clone(), stop.clone()));
     let degraded = engine.metrics.limits_degraded.clone();

@@ -131,6 +131,10 @@ impl Db {
         sql: impl Into<Cow<'static, str>> + Send,
         params: Vec<Value>,
     ) -> Result<Vec<Row>, DbError> {
+        #[cfg(debug_assertions)]
+        if crate::crash::outage().is_some() {
+            return Err(DbError::unavailable("a test made it fail"));
+        }
         match &*self.0 {
             Engine::Sqlite(sqlite) => sqlite.query(sql.into(), params).await,
             Engine::Postgres(postgres) => postgres.query(sql.into(), params).await,
@@ -152,10 +156,21 @@ impl Db {
         T: Send + 'static,
         F: for<'t> FnMut(&'t mut Tx<'_>) -> BoxFuture<'t, Result<T, DbError>> + Send + 'static,
     {
-        match &*self.0 {
+        #[cfg(debug_assertions)]
+        let outage = crate::crash::outage();
+        #[cfg(debug_assertions)]
+        if outage == Some(crate::crash::Outage::Before) {
+            return Err(DbError::unavailable("a test made it fail"));
+        }
+        let done = match &*self.0 {
             Engine::Sqlite(sqlite) => sqlite.transaction(durability, work).await,
             Engine::Postgres(postgres) => postgres.transaction(durability, work).await,
+        };
+        #[cfg(debug_assertions)]
+        if outage.is_some() && done.is_ok() {
+            return Err(DbError::unavailable("a test lost its answer").ambiguous());
         }
+        done
     }
 }
 

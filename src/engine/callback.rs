@@ -74,13 +74,13 @@ impl Callbacks {
 /// What became of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// It is for a job of this process, or of one that no longer waits.
+    /// What it says is written down, or nobody needs it any more.
     Taken,
     /// The address is not one of ours, or the job is none that is known.
     Unknown,
     /// It does not come from the provider.
     Forged(Rejected),
-    /// It cannot be checked now: the provider is to send it again.
+    /// It cannot be checked or written down now: the provider is to send it again.
     Later,
 }
 
@@ -120,7 +120,7 @@ impl Engine {
         }
         match found {
             // One that comes late or twice finds nobody who waits.
-            Some(job) if job.push(attempt, push) || job.finished_at().is_some() => Received::Taken,
+            Some(job) if job.push(attempt, push).await => Received::Taken,
             Some(_) => Received::Later,
             None => match self.stored(job).await {
                 Ok(Some(row)) if row.state.is_final() => Received::Taken,

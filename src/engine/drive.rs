@@ -7,13 +7,14 @@ use providers::{
     Settled, Source, Step, UpstreamError, WireRequest,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until, timeout_at},
 };
 
 use super::{
     Engine,
     failure::{Class, Failure},
+    job::Push,
     listen::Listener,
     log::Log,
     picture::{self, PictureLimits},
@@ -84,7 +85,9 @@ pub(crate) struct Drive<'a> {
     job: Option<RemoteJob>,
     reference: String,
     callback: Option<(String, String)>,
-    pushes: Option<mpsc::Receiver<Reply>>,
+    pushes: Option<mpsc::Receiver<Push>>,
+    /// Providers that wait to hear that what they pushed is written down.
+    heard: Vec<oneshot::Sender<()>>,
     /// The request whose reply held the output, to ask again for a link that has expired.
     again: Option<(SendKind, WireRequest)>,
     blobs: Vec<Blob>,
@@ -113,6 +116,7 @@ impl<'a> Drive<'a> {
             reference: log.reference(),
             callback: log.callback(&served.deployment.provider),
             pushes: log.pushes(),
+            heard: Vec::new(),
             again: None,
             blobs: Vec::new(),
         }
@@ -136,6 +140,8 @@ impl<'a> Drive<'a> {
         let begun = Instant::now();
         let result = self.steps(start).await;
         self.upstream = begun.elapsed();
+        // What failed is lost with nothing paid.
+        self.heard();
         match result {
             // Nobody waits any more. What cannot be ended may still be billed.
             Err(failure) if failure.class == Class::Deadline => {
@@ -144,6 +150,11 @@ impl<'a> Drive<'a> {
             }
             other => other,
         }
+    }
+
+    /// Tells providers that what they pushed need not be sent again.
+    fn heard(&mut self) {
+        tell(std::mem::take(&mut self.heard));
     }
 
     async fn steps(&mut self, start: Start) -> Result<Finished, Failure> {
@@ -181,9 +192,13 @@ impl<'a> Drive<'a> {
                 Step::Wait { job, poll, listen } => self.wait(job, poll, listen).await?,
                 Step::Done(output) => {
                     // The download begins at once: the provider's links expire.
-                    let log = self.log;
-                    let noted = output.clone();
-                    let ((), finished) = tokio::join!(log.produced(&noted), self.collect(output));
+                    let (log, noted) = (self.log, output.clone());
+                    let heard = std::mem::take(&mut self.heard);
+                    let noting = async {
+                        log.produced(&noted).await;
+                        tell(heard);
+                    };
+                    let ((), finished) = tokio::join!(noting, self.collect(output));
                     return finished;
                 }
             };
@@ -233,12 +248,15 @@ impl<'a> Drive<'a> {
                         return adapter.resume(&self.call(), &job).ok().map(Ok);
                     }
                 }
+                // Nothing can be pushed to a gateway that has no address for it.
+                Recovery::Callback if self.callback.is_none() => {}
                 Recovery::Callback => {
                     let until = self.deadline.min(Instant::now() + CALLBACK_PATIENCE);
                     let mut pushes = self.pushes.take();
                     while let Ok(push) = timeout_at(until, next_push(&mut pushes)).await {
-                        if let Some(pushed) = adapter.callback(&self.call(), None, &push) {
+                        if let Some(pushed) = adapter.callback(&self.call(), None, &push.reply) {
                             point(Point::AfterRecover);
+                            self.heard.push(push.heard);
                             self.log.accepted(&pushed.job).await;
                             self.job = Some(pushed.job);
                             self.pushes = pushes;
@@ -335,12 +353,17 @@ impl<'a> Drive<'a> {
             let answer = tokio::select! {
                 push = next_push(&mut pushes) => {
                     let job = self.job.as_ref();
-                    match self.served.adapter.callback(&self.call(), job, &push) {
+                    match self.served.adapter.callback(&self.call(), job, &push.reply) {
                         Some(pushed) => {
+                            self.heard.push(push.heard);
                             self.job = Some(pushed.job);
                             pushed.step
                         }
-                        None => continue,
+                        // About another job, or nothing of its end.
+                        None => {
+                            let _ = push.heard.send(());
+                            continue;
+                        }
                     }
                 }
                 () = self.log.cancelled(), if !cancel_tried => {
@@ -385,6 +408,7 @@ impl<'a> Drive<'a> {
                         anchor = Instant::now();
                     }
                     state = job.state;
+                    self.heard();
                     self.log.queued(job.queue_position);
                     self.job = Some(job);
                     poll = next;
@@ -557,8 +581,15 @@ impl<'a> Drive<'a> {
     }
 }
 
+fn tell(heard: Vec<oneshot::Sender<()>>) {
+    for provider in heard {
+        // One that no longer waits asks again, and is told then.
+        let _ = provider.send(());
+    }
+}
+
 /// What is pushed next; never, where nothing is.
-async fn next_push(pushes: &mut Option<mpsc::Receiver<Reply>>) -> Reply {
+async fn next_push(pushes: &mut Option<mpsc::Receiver<Push>>) -> Push {
     if let Some(receiver) = pushes
         && let Some(push) = receiver.recv().await
     {

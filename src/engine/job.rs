@@ -22,8 +22,10 @@ use providers::{
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{millis, request::Adjustment};
@@ -188,9 +190,20 @@ struct Live {
     /// Ids of the provider's jobs that are its own.
     remotes: Vec<String>,
     /// Attempts that listen for what their provider pushes.
-    pushes: BTreeMap<i64, mpsc::Sender<Reply>>,
+    pushes: BTreeMap<i64, mpsc::Sender<Push>>,
 }
 
+/// What a provider pushed.
+#[derive(Debug)]
+pub struct Push {
+    /// What it says.
+    pub reply: Reply,
+    /// Told once that is written down.
+    pub heard: oneshot::Sender<()>,
+}
+
+/// How long a provider that pushes is kept waiting; they give up after 15 s and more.
+const HEARD: Duration = Duration::from_secs(10);
 /// Pushes that may wait to be read; providers repeat what is lost.
 const PUSHES: usize = 8;
 
@@ -368,16 +381,26 @@ impl Job {
     }
 
     /// From here on what is pushed to an attempt is for the receiver.
-    pub fn expect_pushes(&self, attempt: i64) -> mpsc::Receiver<Reply> {
+    pub fn expect_pushes(&self, attempt: i64) -> mpsc::Receiver<Push> {
         let (sender, receiver) = mpsc::channel(PUSHES);
         self.live.lock().pushes.insert(attempt, sender);
         receiver
     }
 
-    /// Hands a push to the attempt it is for. False where nobody listens any more.
-    pub fn push(&self, attempt: i64, push: Reply) -> bool {
+    /// Hands a push to the attempt it is for. True once what it says is written down, or where
+    /// nobody needs it any more; else the provider must send it again, for some tell the end of a
+    /// job in no other way.
+    pub async fn push(&self, attempt: i64, reply: Reply) -> bool {
+        let (heard, answer) = oneshot::channel();
         let sender = self.live.lock().pushes.get(&attempt).cloned();
-        sender.is_some_and(|sender| sender.try_send(push).is_ok())
+        if sender.is_some_and(|sender| sender.try_send(Push { reply, heard }).is_ok()) {
+            let answer = tokio::time::timeout(HEARD, answer).await;
+            return matches!(answer, Ok(Ok(()))) || self.finished_at().is_some();
+        }
+        let row = self.change_attempt(attempt, |_| ());
+        let waits =
+            |row: AttemptRow| matches!(row.state, AttemptState::Intent | AttemptState::Accepted);
+        self.finished_at().is_some() || !row.is_some_and(waits)
     }
 
     /// Puts attempts in place that were written down before.

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
-use providers::{Output, RemoteJob, Reply, Source, money::Money};
+use providers::{Output, RemoteJob, Source, money::Money};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
-use super::{Engine, job::Job, millis, registry::OPERATOR};
+use super::{
+    Engine,
+    job::{Job, Push},
+    millis,
+    registry::OPERATOR,
+};
 use crate::{
     crash::{Point, point},
     db::Durability,
@@ -66,7 +71,7 @@ impl Log<'_> {
     }
 
     /// What is pushed to it from here on.
-    pub(crate) fn pushes(&self) -> Option<mpsc::Receiver<Reply>> {
+    pub(crate) fn pushes(&self) -> Option<mpsc::Receiver<Push>> {
         self.engine.callbacks.as_ref().map(|_| self.job.expect_pushes(self.number))
     }
 

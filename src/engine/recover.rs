@@ -1,7 +1,8 @@
 //! Jobs that another process began: after a crash, or beside a replica that is gone.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use providers::RemoteJob;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use crate::{
     db::{DbError, Durability, Value},
     error::{Code, Error},
     jobs::{
-        Act, AttemptRow, DeskError, Done, JobRow,
+        Act, AttemptRow, AttemptState, DeskError, Done, JobRow,
         row::{ATTEMPT_COLUMNS, JOB_COLUMNS, JOB_HEAD},
     },
     tenant::Grant,
@@ -31,14 +32,32 @@ const LOOK: Duration = Duration::from_secs(3);
 const SETTLED: Duration = Duration::from_secs(10);
 /// How often a job that another replica drives is looked at.
 const FOLLOW: Duration = Duration::from_millis(400);
+/// How long an answer may be on its way to a repeat before another repeat may have it.
+const ANSWER: Duration = Duration::from_secs(30);
 /// Jobs taken over at once.
 const MOST_TAKEN: i64 = 200;
 
 impl Engine {
-    /// Renews the lease on this process' jobs and takes over those whose owner is gone, until told
-    /// to stop. Alone on a SQLite file, all unfinished jobs are taken at once.
+    /// Takes over everything unfinished in a SQLite file, which belongs to this process alone. To
+    /// be awaited before anybody is heard: a repeat must find the job that it belongs to.
+    pub async fn inherit(self: &Arc<Self>) -> Result<(), DbError> {
+        if self.lease.is_shared() {
+            return Ok(());
+        }
+        // Answers that were on their way to a repeat went down with the process that sent them.
+        let lent = "UPDATE job SET lease_until = 0 WHERE abandoned = 1 AND lease_until > 0 \
+                    AND finished_at IS NOT NULL";
+        let freed = self.desk.db().transaction(Durability::Process, move |tx| {
+            Box::pin(async move { tx.execute(lent, &[]).await })
+        });
+        freed.await?;
+        self.take_over().await;
+        Ok(())
+    }
+
+    /// Looks after jobs without a driver, and beside other replicas after those whose owner is
+    /// gone, until told to stop.
     pub async fn tend(self: Arc<Self>, stop: CancellationToken) {
-        self.take_over(true).await;
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
@@ -48,7 +67,7 @@ impl Engine {
             self.adopt().await;
             if self.lease.is_shared() {
                 self.hear_cancels().await;
-                self.take_over(false).await;
+                self.take_over().await;
             }
         }
     }
@@ -78,13 +97,30 @@ impl Engine {
         let params = vec![self.lease.owner.as_str().into(), before.into()];
         let rows = self.desk.db().query(sql, params).await.unwrap_or_default();
         for row in rows.iter().filter_map(|row| JobRow::from_row(row).ok()) {
-            if self.jobs.any(&row.id).is_none() {
-                tracing::warn!(job = row.id, "a job without a driver is taken up");
-                if let Err(error) = self.resume(&row).await {
-                    tracing::error!(job = row.id, %error, "it could not be");
-                }
+            if self.jobs.any(&row.id).is_some() {
+                continue;
+            }
+            tracing::warn!(job = row.id, "a job without a driver is taken up");
+            let adopted = match row.epoch {
+                // Opened here: its caller was told that nothing was sent, and nothing was.
+                1 => self.let_go(&row).await,
+                _ => self.resume(&row).await,
+            };
+            if let Err(error) = adopted {
+                tracing::error!(job = row.id, %error, "it could not be");
             }
         }
+    }
+
+    /// Ends a job of which nothing was sent.
+    async fn let_go(self: &Arc<Self>, row: &JobRow) -> Result<(), DbError> {
+        let job = Job::stored(row, Arc::new(Grant::of_job(row)), "");
+        let mut attempts = self.attempts(&row.id).await?;
+        attempts.iter_mut().for_each(|attempt| attempt.state = AttemptState::Failed);
+        job.restore(attempts);
+        let message = "the database did not answer, so nothing was sent; try again";
+        self.conclude(&job, Err(Error::new(Code::StoreUnavailable, message))).await;
+        Ok(())
     }
 
     async fn renew(&self) {
@@ -124,7 +160,7 @@ impl Engine {
         }
     }
 
-    async fn take_over(self: &Arc<Self>, at_start: bool) {
+    async fn take_over(self: &Arc<Self>) {
         // A SQLite file belongs to this process alone: no lease on it is anybody's.
         let alone = !self.lease.is_shared();
         let now = if alone { i64::MAX } else { millis::now() };
@@ -138,7 +174,7 @@ impl Engine {
                 Ok(rows) => rows,
                 Err(error) => {
                     tracing::warn!(%error, "jobs without an owner could not be looked for");
-                    if !(alone && at_start) {
+                    if !alone {
                         return;
                     }
                     tokio::time::sleep(LOOK).await;
@@ -146,12 +182,14 @@ impl Engine {
                 }
             };
             let all = rows.len() < MOST_TAKEN as usize;
-            for row in rows {
-                match JobRow::from_row(&row) {
+            // Side by side, so that they are written together.
+            join_all(rows.iter().map(|row| async move {
+                match JobRow::from_row(row) {
                     Ok(row) => self.take(row, now).await,
                     Err(error) => tracing::error!(%error, "a stored job cannot be read"),
                 }
-            }
+            }))
+            .await;
             if all || !alone {
                 return;
             }
@@ -166,8 +204,13 @@ impl Engine {
             lease_until: millis::now() + LEASE.as_millis() as i64,
         };
         point(Point::BeforeTake);
-        // Another replica may have been quicker.
-        if let Ok(Done::Taken(row)) = self.desk.write(&row.org, act, Durability::Full).await {
+        let taken = if self.lease.is_shared() {
+            // Another replica may have been quicker; what was not taken now is seen again.
+            self.desk.write(&row.org, act, Durability::Full).await.ok()
+        } else {
+            self.desk.insist(&row.org, act, Durability::Full).await.ok()
+        };
+        if let Some(Done::Taken(row)) = taken {
             point(Point::AfterTake);
             self.metrics.taken_over.inc();
             if let Err(error) = self.resume(&row).await {
@@ -298,15 +341,64 @@ impl Engine {
         fingerprint: &[u8; 32],
     ) -> Result<Option<(Arc<Job>, Watch)>, Error> {
         if let Some((job, watch)) = self.jobs.join(&grant.key_id, fingerprint) {
-            self.note_abandoned(&job);
+            if job.finished_at().is_some() {
+                // Its answer may be cut off once more: only its end says that it arrived.
+                let _ = self.desk.write(&grant.org, join(&job.id), Durability::Process).await;
+            } else {
+                self.note_abandoned(&job);
+            }
             return Ok(Some((job, watch)));
         }
-        let since = millis::now() - super::job::JOIN_WINDOW.as_millis() as i64;
+        if let Some(found) = self.join_stored(grant, fingerprint).await? {
+            return Ok(Some(found));
+        }
+        // The caller may have waited at a replica that is gone, which is not known before that
+        // fails to renew its lease.
+        let sql = "SELECT id, lease_until FROM job WHERE api_key = $1 AND fingerprint = $2 \
+                   AND finished_at IS NULL AND abandoned = 0 AND owner <> $3";
+        let mut doubtful: Option<BTreeMap<String, i64>> = None;
+        while self.lease.is_shared() {
+            let params: Vec<Value> = vec![
+                grant.key_id.as_str().into(),
+                fingerprint.to_vec().into(),
+                self.lease.owner.as_str().into(),
+            ];
+            let rows = self.desk.db().query(sql, params).await.map_err(unavailable)?;
+            let rows = rows.iter().map(|row| Ok((row.text(0)?, row.int(1)?)));
+            let mut now: BTreeMap<_, _> = rows.collect::<Result<_, _>>().map_err(unavailable)?;
+            if let Some(before) = &doubtful {
+                now.retain(|id, lease| before.get(id) == Some(lease));
+            }
+            if now.is_empty() {
+                break;
+            }
+            doubtful = Some(now);
+            tokio::time::sleep(FOLLOW).await;
+            if let Some(found) = self.join_stored(grant, fingerprint).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The job of a caller that is known to be gone, out of the database.
+    async fn join_stored(
+        self: &Arc<Self>,
+        grant: &Arc<Grant>,
+        fingerprint: &[u8; 32],
+    ) -> Result<Option<(Arc<Job>, Watch)>, Error> {
+        let now = millis::now();
+        let since = now - super::job::JOIN_WINDOW.as_millis() as i64;
         let sql = "SELECT id FROM job WHERE api_key = $1 AND fingerprint = $2 AND abandoned = 1 \
-                   AND (finished_at IS NULL OR finished_at > $3) \
-                   AND state IN ('queued', 'running', 'succeeded') ORDER BY id DESC LIMIT 8";
-        let params: Vec<Value> =
-            vec![grant.key_id.as_str().into(), fingerprint.to_vec().into(), since.into()];
+                   AND (finished_at IS NULL OR (finished_at > $3 AND lease_until <= $4)) \
+                   AND state IN ('queued', 'running', 'succeeded', 'unknown') \
+                   ORDER BY id DESC LIMIT 8";
+        let params: Vec<Value> = vec![
+            grant.key_id.as_str().into(),
+            fingerprint.to_vec().into(),
+            since.into(),
+            now.into(),
+        ];
         let rows = self.desk.db().query(sql, params).await.map_err(unavailable)?;
         for row in rows {
             let id = row.text(0).map_err(unavailable)?;
@@ -314,8 +406,7 @@ impl Engine {
                 // This process knows better than the row whether its caller is gone.
                 continue;
             }
-            let claim = Act::Join { job: id.clone() };
-            if self.desk.write(&grant.org, claim, Durability::Process).await.is_err() {
+            if self.desk.write(&grant.org, join(&id), Durability::Process).await.is_err() {
                 continue;
             }
             let found = self.find(grant, &id).await;
@@ -419,6 +510,12 @@ impl Engine {
             })
             .await
     }
+}
+
+/// A repeat takes the place of a job's lost caller.
+fn join(job: &str) -> Act {
+    let now = millis::now();
+    Act::Join { job: job.to_owned(), now, until: now + ANSWER.as_millis() as i64 }
 }
 
 /// What a caller is told while the database does not answer.

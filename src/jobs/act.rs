@@ -29,6 +29,10 @@ pub enum Act {
     Join {
         /// The job.
         job: String,
+        /// When, Unix milliseconds.
+        now: i64,
+        /// Until when nobody else may join a job that is over: its answer is on its way.
+        until: i64,
     },
     /// The owner of a job is to end it.
     AskCancel {
@@ -301,7 +305,7 @@ impl Act {
             Self::Open(open) => Some(&open.job.id),
             Self::Attempts(Attempts { job, .. })
             | Self::Abandon { job, .. }
-            | Self::Join { job }
+            | Self::Join { job, .. }
             | Self::AskCancel { job }
             | Self::Take { job, .. }
             | Self::Refund { job, .. } => Some(job),
@@ -365,12 +369,23 @@ impl Act {
             Self::Abandon { job, abandoned } => {
                 let row = image.jobs.get_mut(job).ok_or(Denied::NotNow)?;
                 row.abandoned = *abandoned;
+                if row.state.is_final() {
+                    row.lease_until = 0;
+                }
                 image.changed_jobs.insert(job.clone());
                 Ok(Done::Written)
             }
-            Self::Join { job } => {
+            Self::Join { job, now, until } => {
                 let row = image.jobs.get_mut(job).filter(|row| row.abandoned);
-                row.ok_or(Denied::NotNow)?.abandoned = false;
+                let row = row.ok_or(Denied::NotNow)?;
+                if !row.state.is_final() {
+                    row.abandoned = false;
+                } else if row.lease_until > *now {
+                    return Err(Denied::NotNow);
+                } else {
+                    // Its answer may be cut off once more: only its end says that it arrived.
+                    row.lease_until = *until;
+                }
                 image.changed_jobs.insert(job.clone());
                 Ok(Done::Written)
             }
@@ -506,6 +521,7 @@ impl Finish {
             job.expires_at = self.expires_at;
             job.error_code.clone_from(&self.error_code);
             job.abandoned = self.abandoned;
+            job.lease_until = 0;
             job.result = Some(self.result.clone());
         }
         image.changed_jobs.insert(self.job.clone());

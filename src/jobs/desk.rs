@@ -201,7 +201,7 @@ fn undo(act: &Act, done: &Done) -> Option<Act> {
             expires_at: open.job.expires_at,
             at: open.job.created_at,
         }))),
-        (Act::Join { job }, Done::Written) => {
+        (Act::Join { job, .. }, Done::Written) => {
             Some(Act::Abandon { job: job.clone(), abandoned: true })
         }
         _ => None,

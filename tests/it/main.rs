@@ -11,6 +11,8 @@ mod costs;
 #[cfg(test)]
 mod counts;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod database;
 #[cfg(test)]
 mod failover;
