@@ -40,9 +40,8 @@ use crate::{
         deliver::AmbiguityPolicy,
         job::Jobs,
         lease::Lease,
-        millis,
         registry::{Enabled, Registry},
-        risk::DayRisk,
+        risk::{self, DayRisk},
         transport::Transport,
         unix,
     },
@@ -360,12 +359,8 @@ async fn database(config: &Config) -> Result<Database, StartError> {
     let what = format!("the database ({}) cannot be opened", config.database.place());
     let db = Db::open(&settings).await.map_err(failed(what))?;
     check_master_key(&db, &sealer).await?;
-    let today = millis::now().div_euclid(86_400_000);
-    let sql = "SELECT COALESCE(SUM(suspense), 0) FROM cost_day WHERE day = $1";
-    let rows = db.query(sql, vec![today.into()]).await;
-    let rows = rows.map_err(failed("the database cannot be read"))?;
-    let spent = rows.first().map_or(Ok(0), |row| row.int(0));
-    let at_risk_today = Money::from_nanos(spent.map_err(failed("the database cannot be read"))?);
+    let spent = risk::suspended(&db, risk::today()).await;
+    let at_risk_today = spent.map_err(failed("the database cannot be read"))?;
     Ok(Database { desk: Desk::new(db), sealer: Arc::new(sealer), at_risk_today })
 }
 

@@ -143,18 +143,33 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Opens a job, or finds the one that the call repeats, and answers as the caller prefers.
-    pub(super) async fn answer(
-        self,
+    /// The job that the call repeats, if it repeats one. To be asked before anything may refuse
+    /// the call: what was granted is not asked for again.
+    pub(super) async fn repeated(&self, app: &Arc<App>) -> Result<Option<Seat>, Error> {
+        let joins = self.manner.retry && self.tenant.grant.join_retries;
+        if self.manner.key.is_none() && !joins {
+            return Ok(None);
+        }
+        // A caller that hangs up meanwhile must not leave a job that is joined by nobody.
+        let seeking = self.clone().seek(Arc::clone(app));
+        app.engine.tasks.spawn(seeking).await.map_err(Error::internal)?
+    }
+
+    /// A job for the call.
+    pub(super) async fn open(
+        &self,
         app: &Arc<App>,
         plan: Plan,
         request: ImageRequest,
-    ) -> Result<Response, Error> {
-        // A caller that hangs up meanwhile must not leave a job that is written down and not
-        // begun, nor one that is joined by nobody.
-        let opening = self.clone().job(Arc::clone(app), plan, request);
-        let opened = app.engine.tasks.spawn(opening).await;
-        let Seat { caller, job, watch, replayed } = opened.map_err(Error::internal)??;
+    ) -> Result<Seat, Error> {
+        // Nor one that is written down and not begun.
+        let opening = self.clone().begin(Arc::clone(app), plan, request);
+        app.engine.tasks.spawn(opening).await.map_err(Error::internal)?
+    }
+
+    /// Waits for the job and answers, as the caller prefers.
+    pub(super) async fn answer(self, app: &Arc<App>, seat: Seat) -> Result<Response, Error> {
+        let Seat { caller, job, watch, replayed } = seat;
         let wait = match (self.manner.respond_async, self.manner.wait) {
             (true, wait) => wait.unwrap_or_default().min(app.wait),
             (false, wait) => wait.unwrap_or(app.wait).min(app.wait),
@@ -197,61 +212,70 @@ impl Call {
         Ok(answer)
     }
 
-    /// The job, the caller's place in its row, and whether it was there before.
-    async fn job(self, app: Arc<App>, plan: Plan, request: ImageRequest) -> Result<Seat, Error> {
+    async fn seek(self, app: Arc<App>) -> Result<Option<Seat>, Error> {
         let engine = &app.engine;
         let grant = &self.tenant.grant;
-        if self.manner.retry && self.manner.key.is_none() && grant.join_retries {
-            let joined = engine.join(grant, &self.fingerprint).await?;
-            if let Some((job, watch)) = joined {
-                engine.metrics.joins.inc();
-                tracing::info!(
-                    job = job.id,
-                    request_id = self.request_id,
-                    "a repeat joined its job"
-                );
-                return Ok(Seat::new(&app, job, watch, false));
-            }
+        if let Some(idempotency) = self.idempotency() {
+            let known = engine.known(&idempotency, &self.fingerprint).await?;
+            return match known {
+                Some(id) => self.replay(&app, &id).await.map(Some),
+                None => Ok(None),
+            };
         }
-        let idempotency = self.manner.key.as_ref().map(|key| {
-            let mut digest = Sha256::new();
-            for part in [grant.key_id.as_str(), self.route, key.as_str()] {
-                digest.update((part.len() as u64).to_le_bytes());
-                digest.update(part);
-            }
-            hex::encode(digest.finalize())
-        });
+        let Some((job, watch)) = engine.join(grant, &self.fingerprint).await? else {
+            return Ok(None);
+        };
+        engine.metrics.joins.inc();
+        tracing::info!(job = job.id, request_id = self.request_id, "a repeat joined its job");
+        Ok(Some(Seat::new(&app, job, watch, false)))
+    }
+
+    async fn begin(self, app: Arc<App>, plan: Plan, request: ImageRequest) -> Result<Seat, Error> {
         let asked = Asked {
-            grant: Arc::clone(grant),
-            request_id: self.request_id,
+            grant: Arc::clone(&self.tenant.grant),
+            request_id: self.request_id.clone(),
             fingerprint: self.fingerprint,
-            idempotency,
+            idempotency: self.idempotency(),
             permit: limits::enter(&app, &self.tenant).await?,
         };
-        match engine.open(plan, request, asked).await? {
+        match app.engine.open(plan, request, asked).await? {
             Opened::New(job, watch) => Ok(Seat::new(&app, job, watch, false)),
-            Opened::Known(id) => {
-                let known = engine.find(grant, &id).await?;
-                let job = known.ok_or_else(|| {
-                    let message =
-                        "the result of this Idempotency-Key was kept for its time and is gone";
-                    Error::new(Code::ResultExpired, message)
-                })?;
-                if job.finished_at().is_none() && job.watchers() >= MOST_WAITING {
-                    let message = format!("{MOST_WAITING} callers wait for this job already");
-                    let error = Error::new(Code::IdempotencyInFlight, message);
-                    return Err(error.retry_after(Some(IN_FLIGHT_PAUSE)));
-                }
-                engine.metrics.joins.inc();
-                let watch = job.watch();
-                Ok(Seat::new(&app, job, watch, true))
-            }
+            // Another call with this key was quicker.
+            Opened::Known(id) => self.replay(&app, &id).await,
         }
+    }
+
+    /// SHA-256 of API key, route and `Idempotency-Key`, in hex.
+    fn idempotency(&self) -> Option<String> {
+        let key = self.manner.key.as_ref()?;
+        let mut digest = Sha256::new();
+        for part in [self.tenant.grant.key_id.as_str(), self.route, key.as_str()] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        Some(hex::encode(digest.finalize()))
+    }
+
+    /// A place at the job that the call's `Idempotency-Key` began.
+    async fn replay(&self, app: &Arc<App>, id: &str) -> Result<Seat, Error> {
+        let known = app.engine.find(&self.tenant.grant, id).await?;
+        let job = known.ok_or_else(|| {
+            let message = "the result of this Idempotency-Key was kept for its time and is gone";
+            Error::new(Code::ResultExpired, message)
+        })?;
+        if job.finished_at().is_none() && job.watchers() >= MOST_WAITING {
+            let message = format!("{MOST_WAITING} callers wait for this job already");
+            let error = Error::new(Code::IdempotencyInFlight, message);
+            return Err(error.retry_after(Some(IN_FLIGHT_PAUSE)));
+        }
+        app.engine.metrics.joins.inc();
+        let watch = job.watch();
+        Ok(Seat::new(app, job, watch, true))
     }
 }
 
 /// A caller, its job, its place in the job's row, and whether the job was there before.
-struct Seat {
+pub(super) struct Seat {
     // Let go of first: then the row is seen without it.
     watch: Watch,
     caller: Caller,

@@ -74,30 +74,36 @@ pub(super) async fn generate(
     for model in &request.models {
         tenant.check_model(model)?;
     }
-    let mut plan = app.engine.plan(&request)?;
     if options.dry_run {
+        let mut plan = app.engine.plan(&request)?;
         app.engine.use_own_keys(&mut plan, &tenant.grant.project);
         return Ok(Json(dry_run(&app, &plan, request.verbose)).into_response());
     }
-    if plan.candidates.is_empty() {
-        return Err(plan.refusal(&app.engine));
-    }
-    let left = match limits::admit(&app, &tenant, request.n).await {
-        Ok(left) => left,
-        Err(limited) => return Ok(limited.into()),
-    };
-    let heartbeat = heartbeat || tenant.grant.heartbeat;
     let call = Call {
-        tenant,
         request_id: request_id.0,
         line: line.map(|Extension(line)| line),
         route: ROUTE,
         manner,
         fingerprint,
-        heartbeat,
+        heartbeat: heartbeat || tenant.grant.heartbeat,
         begun,
+        tenant,
     };
-    let answered = call.answer(&app, plan, request).await;
+    if let Some(seat) = call.repeated(&app).await? {
+        return call.answer(&app, seat).await;
+    }
+    let plan = app.engine.plan(&request)?;
+    if plan.candidates.is_empty() {
+        return Err(plan.refusal(&app.engine));
+    }
+    let left = match limits::admit(&app, &call.tenant, request.n).await {
+        Ok(left) => left,
+        Err(limited) => return Ok(limited.into()),
+    };
+    let answered = match call.open(&app, plan, request).await {
+        Ok(seat) => call.answer(&app, seat).await,
+        Err(error) => Err(error),
+    };
     let mut response = answered.unwrap_or_else(axum::response::IntoResponse::into_response);
     limits::tell(&mut response, &left);
     Ok(response)

@@ -118,6 +118,22 @@ impl Db {
         matches!(&*self.0, Engine::Postgres(_))
     }
 
+    /// Unix milliseconds by the clock of the database: the server's where several processes share
+    /// it, else this machine's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Db::query`].
+    pub async fn clock(&self) -> Result<i64, DbError> {
+        if !self.is_shared() {
+            return Ok(crate::engine::millis::now());
+        }
+        const SQL: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+        let rows = self.query(SQL, Vec::new()).await?;
+        rows.first()
+            .map_or_else(|| Err(DbError::Corrupt("a clock without time".into())), |row| row.int(0))
+    }
+
     /// Reads. Sees everything that was committed before; cannot write.
     ///
     /// Text that lives as long as the program is prepared once; other text each time.

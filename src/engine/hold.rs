@@ -115,7 +115,7 @@ pub(super) fn chain(
             org: grant.org.clone(),
             unit: budget.unit.clone(),
             cap: Some(budget.amount),
-            fixed: budget.id.starts_with("static-"),
+            fixed: true,
         };
         chain.push((spec, amount(&budget.unit)));
     }

@@ -3,7 +3,8 @@
 //! A request becomes [`candidate`]s on paper. [`run`] opens a [`job`] with what it may come to on
 //! [`hold`], [`deliver`] runs its attempts, and each attempt is one [`drive`] of an adapter over the
 //! [`transport`], which a [`log`] writes down. [`keep`] puts the pictures away and books the job;
-//! [`recover`] takes up what another process began.
+//! [`recover`] takes up what another process began, [`repeat`] leads a call made again to the job
+//! of the first, and [`lookup`] shows jobs wherever they are.
 
 pub mod callback;
 pub mod callback_auth;
@@ -19,11 +20,13 @@ pub mod lease;
 mod lift;
 mod listen;
 mod log;
+mod lookup;
 pub mod millis;
 mod picture;
 pub mod poll;
 mod recover;
 pub mod registry;
+mod repeat;
 pub mod request;
 pub mod risk;
 mod run;

@@ -16,8 +16,8 @@ use super::{
     failure::Failure,
     hold,
     job::{Delivered, Job, NewJob, Success, Watch},
-    lease::LEASE,
     millis,
+    repeat::mismatch,
     request::ImageRequest,
     verdict::{self, Risk},
 };
@@ -180,7 +180,7 @@ impl Engine {
             expires_at: deadline_at.saturating_add(self.retention_ms()),
             owner: self.lease.owner.clone(),
             epoch: job.epoch,
-            lease_until: created_at + LEASE.as_millis() as i64,
+            lease_until: self.lease.end(),
             legs: Vec::new(),
             settled: false,
             charge: None,
@@ -318,11 +318,7 @@ fn refused(grant: &Grant, error: DeskError) -> Error {
         DeskError::Denied(denied) => denied,
     };
     match denied {
-        Denied::Mismatch => Error::new(
-            Code::IdempotencyMismatch,
-            "this Idempotency-Key was used for another request; use a new one",
-        )
-        .param("Idempotency-Key"),
+        Denied::Mismatch => mismatch(),
         Denied::Ledger(Refusal::Exceeded { account, unit, asked, left }) => {
             exceeded(grant, &account, &unit, asked, left)
         }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ledger::{AccountSpec, Book, Leg, Refusal, TransferKind, book::Measured, credit};
+use crate::ledger::{AccountSpec, Book, Leg, Refusal, book::Measured, credit};
 
 use super::row::{AttemptRow, AttemptState, JobRow, JobState};
 
@@ -214,6 +214,8 @@ pub struct Image {
     pub book: Book,
     /// Jobs that exist, without what is sealed in them.
     pub jobs: BTreeMap<String, JobRow>,
+    /// What was captured for those that are refunded.
+    pub captured: BTreeMap<String, Vec<Leg>>,
     /// Idempotency keys that exist.
     pub keys: BTreeMap<String, KeyRow>,
     /// Those of them that are stored already.
@@ -418,9 +420,12 @@ impl Act {
                 if row.state != JobState::Succeeded || row.simulated {
                     return Err(Denied::NotNow);
                 }
-                let charge = row.charge.unwrap_or(0);
-                let captured = BTreeMap::from([(crate::ledger::USD.to_owned(), charge)]);
-                image.book.refund(job, &row.legs, &captured, memo, *at)?;
+                let captured = image.captured.get(job).map_or(&[][..], Vec::as_slice);
+                if captured.is_empty() {
+                    // Charged by this very transaction.
+                    return Err(Denied::NotNow);
+                }
+                image.book.refund(job, captured, memo, *at)?;
                 Ok(Done::Written)
             }
         }
@@ -495,7 +500,7 @@ impl Finish {
         let captured = if self.state == JobState::Succeeded {
             image.book.capture(&self.job, &row.legs, &self.measured, self.at)?
         } else {
-            image.book.release(&self.job, &row.legs, TransferKind::Release, self.at)?;
+            image.book.release(&self.job, &row.legs, self.at)?;
             0
         };
         // What is not known to have ended may still be billed.

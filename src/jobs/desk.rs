@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     db::{Db, DbError, Durability, Insert, Row, Tx, Value},
-    ledger::{Account, AccountSpec, Book, Refusal, book::Measured},
+    ledger::{Account, AccountSpec, Book, Leg, Refusal, book::Measured},
     usage::alert::{self, Alerts, Event, Moved, Refused},
 };
 
@@ -390,6 +390,11 @@ async fn load(tx: &mut Tx<'_>, acts: &[Act]) -> Result<Image, DbError> {
             image.jobs.insert(job.id.clone(), job);
         }
     }
+    for act in acts {
+        if let Act::Refund { job, .. } = act {
+            image.captured.insert(job.clone(), captured(tx, job).await?);
+        }
+    }
     let settled: BTreeSet<&str> =
         acts.iter().filter(|act| act.settles()).filter_map(Act::job).collect();
     let mut accounts: BTreeSet<String> = wants.accounts.keys().cloned().collect();
@@ -414,6 +419,18 @@ async fn load(tx: &mut Tx<'_>, acts: &[Act]) -> Result<Image, DbError> {
         image.book.load(account(&row)?);
     }
     Ok(image)
+}
+
+/// What each account paid for a job, in the order of its legs.
+async fn captured(tx: &mut Tx<'_>, job: &str) -> Result<Vec<Leg>, DbError> {
+    // The transfers of a job begin with its id, which is how they are found.
+    const SQL: &str = "SELECT debit, unit, amount FROM transfer \
+                       WHERE id >= $1 AND id < $2 AND kind = 'capture' ORDER BY hold";
+    let range = [format!("{job}:").into(), format!("{job};").into()];
+    let rows = tx.query(SQL, &range).await?;
+    rows.iter()
+        .map(|row| Ok(Leg { account: row.text(0)?, unit: row.text(1)?, amount: row.int(2)? }))
+        .collect()
 }
 
 fn fresh(spec: &AccountSpec) -> Account {

@@ -507,6 +507,25 @@ async fn what_was_charged_is_given_back_once_and_exactly() {
         assert_eq!(number(&db, "SELECT posted FROM account").await, 0);
         assert_eq!(write(&desk, refund("job_a")).await, Err(Denied::NotNow), "given back twice");
         assert_eq!(number(&db, "SELECT posted FROM account").await, 0);
+        // A budget of pictures gets them back as well.
+        let pictures = AccountSpec {
+            id: "budget:p".to_owned(),
+            unit: "image".to_owned(),
+            cap: Some(5),
+            ..credits(None)
+        };
+        let chain = vec![(credits(None), CENT), (pictures, 4)];
+        let open = Open { job: job("job_p"), chain, attempts: Vec::new(), key: None };
+        write(&desk, Act::Open(Box::new(open))).await.unwrap();
+        let Act::Finish(mut finish) = finishing("job_p", JobState::Succeeded, CENT) else {
+            unreachable!()
+        };
+        finish.measured.insert("image".to_owned(), 3);
+        write(&desk, Act::Finish(finish)).await.unwrap();
+        let used = "SELECT posted FROM account WHERE id = 'budget:p'";
+        assert_eq!(number(&db, used).await, 3);
+        assert_eq!(write(&desk, refund("job_p")).await, Ok(Done::Written));
+        assert_eq!(number(&db, used).await, 0);
         write(&desk, opening("job_b", CENT, None)).await.unwrap();
         write(&desk, finishing("job_b", JobState::Failed, 0)).await.unwrap();
         assert_eq!(write(&desk, refund("job_b")).await, Err(Denied::NotNow), "nothing was charged");

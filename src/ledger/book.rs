@@ -21,7 +21,7 @@ pub struct AccountSpec {
     pub unit: String,
     /// What may be used of it: nano-dollars, or millionths of the unit. None is no limit.
     pub cap: Option<i64>,
-    /// Whether `cap` rules over what is stored: for limits that stand in the configuration.
+    /// Whether `cap` rules over what is stored: for whoever knows the limit as it now is.
     pub fixed: bool,
 }
 
@@ -95,8 +95,6 @@ pub enum TransferKind {
     Capture,
     /// The job did not.
     Release,
-    /// The job never came to an end.
-    Expire,
     /// Given back.
     Refund,
     /// What a provider charges us.
@@ -117,7 +115,6 @@ impl TransferKind {
             Self::Hold => "hold",
             Self::Capture => "capture",
             Self::Release => "release",
-            Self::Expire => "expire",
             Self::Refund => "refund",
             Self::ProviderCost => "provider_cost",
             Self::Absorb => "absorb",
@@ -303,14 +300,8 @@ impl Book {
     }
 
     /// Lets go of everything that was held.
-    pub fn release(
-        &mut self,
-        job: &str,
-        legs: &[Leg],
-        kind: TransferKind,
-        at: i64,
-    ) -> Result<(), Refusal> {
-        self.close(job, legs, kind, |leg| leg.amount, at)
+    pub fn release(&mut self, job: &str, legs: &[Leg], at: i64) -> Result<(), Refusal> {
+        self.close(job, legs, TransferKind::Release, |leg| leg.amount, at)
     }
 
     fn close(
@@ -374,21 +365,24 @@ impl Book {
         Ok(())
     }
 
-    /// Gives back what a job was charged, on every account that paid. The copy is exact.
+    /// Gives back what was captured for a job, on every account: each leg's amount is what its
+    /// capture took.
     pub fn refund(
         &mut self,
         job: &str,
-        legs: &[Leg],
-        captured: &Measured,
+        captured: &[Leg],
         memo: &str,
         at: i64,
     ) -> Result<(), Refusal> {
-        for (index, leg) in legs.iter().enumerate() {
-            let amount = captured.get(&leg.unit).copied().unwrap_or(0).min(leg.amount);
+        for leg in captured {
+            let posted = self.slot(&leg.account)?.account.posted;
+            posted.checked_sub(leg.amount).ok_or(Refusal::Amount)?;
+        }
+        for (index, leg) in captured.iter().enumerate() {
             let slot = self.slot(&leg.account)?;
-            slot.account.posted = slot.account.posted.checked_sub(amount).ok_or(Refusal::Amount)?;
+            slot.account.posted -= leg.amount;
             slot.changed = true;
-            let org = slot.account.org.clone();
+            let (org, amount) = (slot.account.org.clone(), leg.amount);
             self.transfers.push(Transfer {
                 id: format!("{job}:refund:{index}"),
                 org,

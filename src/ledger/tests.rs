@@ -95,7 +95,7 @@ fn fold(book: &Book) -> BTreeMap<String, (i64, i64)> {
                 sum.0 += t.amount;
                 sum.1 -= t.held.unwrap();
             }
-            TransferKind::Release | TransferKind::Expire => {
+            TransferKind::Release => {
                 sums.entry(t.debit.clone()).or_default().1 -= t.held.unwrap();
             }
             TransferKind::Fund | TransferKind::Refund => {
@@ -151,7 +151,7 @@ fn apply(book: &mut Book, model: &mut Model, op: &Op, n: usize) {
             let at = at % model.jobs.len();
             let job = &mut model.jobs[at];
             if job.state == "held" {
-                book.release(&id(at), &job.legs, TransferKind::Release, 0).unwrap();
+                book.release(&id(at), &job.legs, 0).unwrap();
                 job.state = "released";
             }
         }
@@ -159,9 +159,10 @@ fn apply(book: &mut Book, model: &mut Model, op: &Op, n: usize) {
             let at = at % model.jobs.len();
             let job = &mut model.jobs[at];
             if job.state == "captured" {
-                let paid: Measured =
-                    [(USD.to_owned(), job.paid.0), ("image".to_owned(), job.paid.1)].into();
-                book.refund(&id(at), &job.legs, &paid, "", 0).unwrap();
+                let paid = |leg: &Leg| if leg.unit == USD { job.paid.0 } else { job.paid.1 };
+                let captured: Vec<Leg> =
+                    job.legs.iter().map(|leg| Leg { amount: paid(leg), ..leg.clone() }).collect();
+                book.refund(&id(at), &captured, "", 0).unwrap();
                 job.state = "refunded";
             }
         }
