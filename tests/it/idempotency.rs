@@ -240,6 +240,36 @@ async fn another_keys_idempotency_key_is_another_job() {
     assert_eq!(upstream.submits("/").len(), 2);
 }
 
+#[tokio::test]
+async fn a_repeat_is_recognised_before_anything_may_refuse_it() {
+    let upstream = upstream(600).await;
+    let keys = format!(
+        "auth.mode = \"keys\"\nauth.static_keys = [{{ name = \"a\", sha256 = \"{}\", rpm = 1, \
+         max_concurrent = 1, budget_usd = \"0.05\" }}]",
+        hex::encode(<sha2::Sha256 as sha2::Digest>::digest("one"))
+    );
+    let gateway = Gateway::with(&upstream, &["gemini"], &keys).await;
+    let send = |key: &str, body: &Value| under(&gateway, key, body).bearer_auth("one");
+    let first = tokio::spawn(Answer::of(send("order-1", &body("gemini/nano-banana"))));
+    upstream.until("the submit", |u| u.submits("/").len() == 1).await;
+    // No request is left this minute, nor a place among the key's jobs, nor enough of its budget.
+    let other = Answer::of(send("order-2", &body("gemini/nano-banana"))).await;
+    other.error(429, "rate_limit_exceeded", None);
+    let joined = Answer::of(send("order-1", &body("gemini/nano-banana"))).await;
+    let first = first.await.unwrap();
+    assert_eq!((joined.picture(), is_replayed(&joined)), (first.picture(), true));
+    let replayed = Answer::of(send("order-1", &body("gemini/nano-banana"))).await;
+    assert_eq!((job(&replayed), is_replayed(&replayed)), (job(&first), true));
+    let mut changed = body("gemini/nano-banana");
+    changed["prompt"] = "a kettle".into();
+    Answer::of(send("order-1", &changed)).await.error(
+        422,
+        "idempotency_mismatch",
+        Some("Idempotency-Key"),
+    );
+    assert_eq!(upstream.submits("/").len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_callers_than_a_job_can_have_are_told_to_come_back() {
     let upstream = upstream(2500).await;

@@ -259,6 +259,35 @@ async fn drift_is_seen_to_the_nano_dollar() {
 }
 
 #[tokio::test]
+async fn drift_is_seen_among_many_accounts() {
+    testing::each(|db| async move {
+        let mut wrong = Vec::new();
+        for n in 0..230 {
+            let id = format!("credit:{n:03}");
+            let posted = i64::from(n % 100 == 99);
+            let insert = "INSERT INTO account (id, org, unit, posted, pending) \
+                          VALUES ($1, 'x', 'usd', $2, 0)";
+            run(&db, vec![(insert, vec![id.as_str().into(), posted.into()])]).await;
+            if posted == 1 {
+                wrong.push(id);
+            }
+        }
+        // Moved between accounts that do not exist: before, among and behind the operator's.
+        let orphans = "INSERT INTO transfer (id, kind, org, unit, debit, credit, amount, at) \
+                       VALUES ('o1', 'adjust', '', 'usd', 'budget:gone', 'user:gone', 5, 0), \
+                       ('o2', 'adjust', '', 'usd', 'system:revenue', 'system:external', 5, 0)";
+        run(&db, vec![(orphans, vec![])]).await;
+        let found = drift(&db).await.unwrap();
+        let mut found: Vec<_> = found.into_iter().map(|drift| drift.account).collect();
+        found.sort();
+        wrong.extend(["budget:gone".to_owned(), "user:gone".to_owned()]);
+        wrong.sort();
+        assert_eq!(found, wrong);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn accounts_are_shown_with_their_fold() {
     testing::each(|db| async move {
         fill(&db).await;
