@@ -27,6 +27,7 @@ mod reply;
 mod stability;
 mod time;
 mod wire;
+mod xai;
 
 use std::fmt;
 
@@ -54,6 +55,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &bfl::Bfl,
     &gemini::Gemini,
     &stability::Stability,
+    &xai::Xai,
 ];
 
 /// The adapter of that name.

@@ -72,13 +72,8 @@ fn output(reply: &Reply) -> Result<Output, UpstreamError> {
 
 fn picture(item: Item) -> Result<Picture, UpstreamError> {
     let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let source = match (filled(item.b64_json), filled(item.url)) {
-        (Some(data), _) => Source::inline(&data),
-        (None, Some(url)) => Source::link(&url),
-        (None, None) => {
-            return Err(UpstreamError::malformed("the provider's reply names no picture"));
-        }
-    };
+    let source = Source::of(item.b64_json.as_deref(), item.url.as_deref())
+        .ok_or_else(|| UpstreamError::malformed("the provider's reply names no picture"))?;
     Ok(Picture { revised_prompt: filled(item.revised_prompt), ..Picture::new(source) })
 }
 

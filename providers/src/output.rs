@@ -34,6 +34,11 @@ impl Picture {
     pub fn new(source: Source) -> Self {
         Self { source, seed: None, revised_prompt: None, withheld: false }
     }
+
+    /// One of several pictures that was refused for its content, with nothing in its place.
+    pub(crate) fn refused() -> Self {
+        Self { withheld: true, ..Self::new(Source::Base64(String::new())) }
+    }
 }
 
 /// Where a picture's bytes are.
@@ -58,6 +63,14 @@ impl Source {
             Some((head, data)) if head.starts_with("data:") => Self::Base64(data.to_owned()),
             _ => Self::Base64(text.to_owned()),
         }
+    }
+
+    /// The picture of an item that has a field for base64 and one for a URL, either of which may
+    /// be filled.
+    pub(crate) fn of(data: Option<&str>, url: Option<&str>) -> Option<Self> {
+        let filled = |text: &&str| !text.is_empty();
+        let inline = data.filter(filled).map(Self::inline);
+        inline.or_else(|| url.filter(filled).map(Self::link))
     }
 
     /// What a reply's URL field holds: data URIs are taken inline.

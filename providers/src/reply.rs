@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::{Call, Fault, Reply, SendKind, UpstreamError};
 
 /// What a status means where the body says nothing better. Success is for the caller to tell.
@@ -41,6 +43,19 @@ pub(crate) fn retry_after(reply: &Reply) -> Option<Duration> {
         Duration::try_from_secs_f64(number / per_second).ok()
     };
     read("retry-after-ms", 1000.0).or_else(|| read("retry-after", 1.0))
+}
+
+/// A text field of an object; none where it is missing, empty or no text.
+pub(crate) fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
+    object.get(field)?.as_str().filter(|text| !text.is_empty())
+}
+
+/// Whether a vendor's words refuse a prompt or a picture for its content, where no code says so.
+pub(crate) fn refuses_content(words: &str) -> bool {
+    let words = words.to_lowercase();
+    ["nsfw", "content moderation", "content policy", "content filter", "usage guidelines"]
+        .iter()
+        .any(|said| words.contains(said))
 }
 
 /// A refusal with the vendor's words, made fit to be shown, and the delay it asks for in its
@@ -145,6 +160,19 @@ mod tests {
             (SendKind::Result, 422, Fault::Invalid),
         ] {
             assert_eq!(fault_at(sent, status), fault, "{sent:?} {status}");
+        }
+    }
+
+    #[test]
+    fn refusals_for_content_are_told_by_their_words() {
+        for (words, moderated) in [
+            ("Generated image rejected by content moderation.", true),
+            ("Content violates usage guidelines", true),
+            ("Prompt may be NSFW", true),
+            ("safety_tolerance must be at most 6", false),
+            ("content-type is not supported", false),
+        ] {
+            assert_eq!(refuses_content(words), moderated, "{words}");
         }
     }
 
