@@ -7,11 +7,11 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    Adapter, Call, Fault, Output, Picture, Pushed, Recovery, RemoteJob, RemoteState, Reply,
-    SendKind, Signature, Source, Step, UpstreamError, Usage, WireRequest, body,
+    Adapter, Call, Fault, Output, Picture, Pushed, Recovery, RemoteJob, Reply, SendKind, Signature,
+    Source, Step, UpstreamError, Usage, WireRequest, body,
     fastapi::Detail,
     money::Money,
-    reply::{self, fault_at},
+    reply::{self, fault_at, text},
     signature::{Algorithm, Encoding, Keys, Signed},
     wire::escape,
 };
@@ -74,9 +74,9 @@ impl Adapter for Bfl {
 
     fn resume(&self, call: &Call<'_>, job: &RemoteJob) -> Result<Step, UpstreamError> {
         if call.may_follow(&job.status_url) {
-            return Ok(wait(job.clone()));
+            return Ok(job.clone().wait());
         }
-        Ok(wait(RemoteJob { billed: job.billed, state: job.state, ..unseen(call, &job.id) }))
+        Ok(RemoteJob { billed: job.billed, state: job.state, ..unseen(call, &job.id) }.wait())
     }
 
     fn callback(&self, call: &Call<'_>, job: Option<&RemoteJob>, push: &Reply) -> Option<Pushed> {
@@ -120,11 +120,8 @@ fn accepted(call: &Call<'_>, reply: &Reply) -> Result<Step, UpstreamError> {
         .ok_or_else(|| UpstreamError::malformed("the provider's reply names no job id"))?;
     let built = unseen(call, id);
     let given = text(&answer, "polling_url").filter(|url| call.may_follow(url));
-    Ok(wait(RemoteJob {
-        status_url: given.map_or(built.status_url, str::to_owned),
-        billed: billed(reply),
-        ..built
-    }))
+    let status_url = given.map_or(built.status_url, str::to_owned);
+    Ok(RemoteJob { status_url, billed: billed(reply), ..built }.wait())
 }
 
 /// Dollars from the reply's credits. A figure that is none must not cost us the paid job.
@@ -135,20 +132,7 @@ fn billed(reply: &Reply) -> Option<Money> {
 
 /// The job of an id, asked for at the global host, which does not know the jobs of all clusters.
 fn unseen(call: &Call<'_>, id: &str) -> RemoteJob {
-    RemoteJob {
-        id: id.to_owned(),
-        state: RemoteState::Queued,
-        queue_position: None,
-        status_url: format!("{}/get_result?id={}", call.base_url, escape(id)),
-        result_url: None,
-        cancel_url: None,
-        billed: None,
-    }
-}
-
-fn wait(job: RemoteJob) -> Step {
-    let poll = WireRequest::get(&job.status_url);
-    Step::Wait { job, poll, listen: None }
+    RemoteJob::new(id, format!("{}/get_result?id={}", call.base_url, escape(id)))
 }
 
 fn state(
@@ -177,11 +161,11 @@ fn state(
             if call.callback_url.is_some()
                 && job.status_url == unseen(call, &job.id).status_url =>
         {
-            return Ok(wait(job.clone()));
+            return Ok(job.clone().wait());
         }
         "task not found" => Fault::JobLost,
         _ if reply.status == 404 => return Err(refusal(sent, reply)),
-        _ => return Ok(wait(RemoteJob { state: RemoteState::Running, ..job.clone() })),
+        _ => return Ok(job.running().wait()),
     };
     let reasons = reasons(&answer);
     let message = if reasons.is_empty() { word.to_owned() } else { format!("{word}: {reasons}") };
@@ -230,10 +214,6 @@ fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
     let asked = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
     let hint = error.retry_after.or(asked);
     error.code(code.or(detail.kind.as_deref())).param(detail.param).retry_after(hint)
-}
-
-fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
-    object.get(field)?.as_str()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
     Adapter, Call, Fault, Output, Picture, Pushed, Recovery, RemoteJob, RemoteState, Reply,
     SendKind, Signature, Source, Step, UpstreamError, WireRequest, body,
     fastapi::Detail,
-    reply::{self, fault_at},
+    reply::{self, fault_at, text},
     signature::{Algorithm, Encoding, Keys, Signed},
     wire::{escape, with_query},
 };
@@ -295,10 +295,6 @@ fn is_not_the_callers(kind: Option<&str>) -> bool {
 fn speaks_of_balance(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     ["exhausted", "locked", "balance"].iter().any(|word| message.contains(word))
-}
-
-fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
-    object.get(field)?.as_str()
 }
 
 #[cfg(test)]

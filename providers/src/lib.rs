@@ -20,6 +20,7 @@ mod bfl;
 mod fal;
 mod fastapi;
 mod gemini;
+mod job;
 mod openai;
 mod output;
 mod replicate;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Adapter, Call, Fault, Found, Output, Picture, Pushed, Recovery, RemoteJob, RemoteState, Reply,
     SendKind, Signature, Source, Step, UpstreamError, WireRequest, body,
-    reply::{self, fault_at},
+    reply::{self, fault_at, text},
     signature::{Algorithm, Encoding, Keys, Signed},
     time,
     wire::{escape, with_query},
@@ -101,9 +101,9 @@ impl Adapter for Replicate {
     fn resume(&self, call: &Call<'_>, job: &RemoteJob) -> Result<Step, UpstreamError> {
         let urls = [Some(&job.status_url), job.cancel_url.as_ref()];
         if urls.into_iter().flatten().all(|url| call.may_follow(url)) {
-            return Ok(wait(job.clone()));
+            return Ok(job.clone().wait());
         }
-        Ok(wait(unseen(call, &job.id, job.state)))
+        Ok(unseen(call, &job.id, job.state).wait())
     }
 
     fn callback(&self, call: &Call<'_>, job: Option<&RemoteJob>, push: &Reply) -> Option<Pushed> {
@@ -229,16 +229,11 @@ fn prediction(
         Some(job) => RemoteJob { state, ..job.clone() },
         None => accepted(call, &answer, state)?,
     };
-    Ok(wait(job))
+    Ok(job.wait())
 }
 
 fn state(status: &str) -> RemoteState {
     if status == "starting" { RemoteState::Queued } else { RemoteState::Running }
-}
-
-fn wait(job: RemoteJob) -> Step {
-    let poll = WireRequest::get(&job.status_url);
-    Step::Wait { job, poll, listen: None }
 }
 
 fn accepted(
@@ -263,15 +258,8 @@ fn accepted(
 /// The prediction of an id, where it lives if nothing else is said.
 fn unseen(call: &Call<'_>, id: &str, state: RemoteState) -> RemoteJob {
     let built = format!("{}/predictions/{}", call.base_url, escape(id));
-    RemoteJob {
-        id: id.to_owned(),
-        state,
-        queue_position: None,
-        cancel_url: Some(format!("{built}/cancel")),
-        status_url: built,
-        result_url: None,
-        billed: None,
-    }
+    let cancel_url = Some(format!("{built}/cancel"));
+    RemoteJob { state, cancel_url, ..RemoteJob::new(id, built) }
 }
 
 fn done(answer: &Value) -> Result<Step, UpstreamError> {
@@ -359,10 +347,6 @@ fn delay(message: &str) -> Option<Duration> {
             _ => None,
         }
     })
-}
-
-fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
-    object.get(field)?.as_str()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Call, Fault, Reply, SendKind, UpstreamError};
+use crate::{Call, Fault, Reply, SendKind, UpstreamError, fastapi::Detail};
 
 /// What a status means where the body says nothing better. Success is for the caller to tell.
 pub(crate) fn fault_of(status: u16) -> Fault {
@@ -68,6 +68,18 @@ pub(crate) fn refusal(fault: Fault, reply: &Reply, words: Option<&str>) -> Upstr
     UpstreamError::new(fault, message).retry_after(retry_after(reply))
 }
 
+/// What an error body says, for vendors that publish no schema of theirs: FastAPI's `detail`, or
+/// an `error` or `message`, bare or in an object.
+pub(crate) fn words(body: &Value) -> Option<String> {
+    let filled = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let plain = |name: &str| {
+        let said = body.get(name)?;
+        filled(said.as_str().or_else(|| text(said, "message"))?)
+    };
+    let detail = || filled(&Detail::of(body)?.message);
+    detail().or_else(|| ["error", "message"].into_iter().find_map(plain))
+}
+
 /// The prompt a vendor says it drew, where that is not the one it was given.
 pub(crate) fn revised(call: &Call<'_>, prompt: Option<&str>) -> Option<String> {
     // A very long one was lifted out of the reply, and only its stand-in is left.
@@ -119,6 +131,22 @@ mod tests {
         check(&[("retry-after", "Fri, 06 Nov 2026 10:00:00 GMT")], None);
         for wrong in ["-1", "NaN", "inf", "1e300", ""] {
             check(&[("retry-after", wrong)], None);
+        }
+    }
+
+    #[test]
+    fn the_words_of_an_error_are_found_wherever_they_stand() {
+        for (body, said) in [
+            (r#"{"error": "no"}"#, Some("no")),
+            (r#"{"error": {"message": "no"}}"#, Some("no")),
+            (r#"{"error": {"code": 7}, "message": "no"}"#, Some("no")),
+            (r#"{"error": "", "message": "no"}"#, Some("no")),
+            (r#"{"detail": [{"msg": "no"}], "error": "other"}"#, Some("no")),
+            (r#"{"detail": null, "message": "no"}"#, Some("no")),
+            (r#"{"code": "no"}"#, None),
+            ("null", None),
+        ] {
+            assert_eq!(words(&serde_json::from_str(body).unwrap()).as_deref(), said, "{body}");
         }
     }
 

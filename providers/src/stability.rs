@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     Adapter, Body, Call, Fault, Output, Picture, RemoteJob, Reply, ReplyBody, SendKind, Source,
     Step, UpstreamError, WireRequest, body,
-    reply::{self, fault_at},
+    reply::{self, fault_at, text},
 };
 
 /// Stability's dialect.
@@ -87,8 +87,4 @@ fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
     let block = (fault == Fault::RateLimited).then_some(BLOCK);
     let hint = error.retry_after.or(block);
     error.retry_after(hint)
-}
-
-fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
-    object.get(field)?.as_str()
 }

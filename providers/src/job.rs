@@ -1,0 +1,29 @@
+//! What queues have in common: a job that is known by its id and asked after at an address.
+
+use crate::{RemoteJob, RemoteState, Step, WireRequest};
+
+impl RemoteJob {
+    /// A job just taken, of which nothing is known but where its state is told.
+    pub(crate) fn new(id: &str, status_url: String) -> Self {
+        Self {
+            id: id.to_owned(),
+            state: RemoteState::Queued,
+            queue_position: None,
+            status_url,
+            result_url: None,
+            cancel_url: None,
+            billed: None,
+        }
+    }
+
+    /// The same job, being worked on.
+    pub(crate) fn running(&self) -> Self {
+        Self { state: RemoteState::Running, ..self.clone() }
+    }
+
+    /// Its state is asked for, sooner or later.
+    pub(crate) fn wait(self) -> Step {
+        let poll = WireRequest::get(&self.status_url);
+        Step::Wait { job: self, poll, listen: None }
+    }
+}
