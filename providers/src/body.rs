@@ -47,7 +47,9 @@ pub fn fields(call: &Call<'_>) -> Map<String, Value> {
         (&wire.style, &image.style),
     ];
     for (choice, word) in words {
-        if let (Some(choice), Some(word)) = (choice, word) {
+        if let (Some(choice), Some(word)) = (choice, word)
+            && !choice.field.is_empty()
+        {
             put(&mut body, &choice.field, word.as_str().into());
         }
     }

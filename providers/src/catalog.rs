@@ -208,7 +208,9 @@ pub struct Wire {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
-    /// The field's name.
+    /// The field's name. Empty where nothing is sent: the row itself stands for the choice, such
+    /// as a path that only draws transparent backgrounds.
+    #[serde(default)]
     pub field: String,
     /// Our word to the vendor's.
     pub values: BTreeMap<String, String>,

@@ -20,6 +20,7 @@ mod bfl;
 mod fal;
 mod fastapi;
 mod gemini;
+mod ideogram;
 mod job;
 mod openai;
 mod output;
@@ -57,6 +58,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &gemini::Gemini,
     &stability::Stability,
     &xai::Xai,
+    &ideogram::Ideogram,
 ];
 
 /// The adapter of that name.

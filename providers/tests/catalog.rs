@@ -180,6 +180,9 @@ fn known_prices() {
         ("fal/gpt-image-2", "1024x1024", Some("low"), None, "0.006"),
         ("fal/gpt-image-2.5-flare", "1024x1024", None, None, "0.05268"),
         ("fal/gpt-image-2.5-flare", "3840x2160", Some("max"), None, "0.40026"),
+        ("ideogram/ideogram-v3", "1024x1024", None, None, "0.06"),
+        ("ideogram/ideogram-v3", "1024x1024", Some("FLASH"), None, "0.03"),
+        ("ideogram/ideogram-v4", "2048x2048", Some("QUALITY"), None, "0.1"),
         ("openai/gpt-image-2", "1536x1024", Some("medium"), None, "0.041"),
         ("openai/gpt-image-2", "1024x1024", None, None, "0.211"),
         ("openai/gpt-image-2", "3840x2160", Some("high"), None, "0.401"),
@@ -234,12 +237,18 @@ fn no_caller_may_set_what_a_callback_travels_in() {
                 callback_secret: url,
             };
             let Ok(Step::Send { request, .. }) = dialect.begin(&call) else { panic!("no submit") };
-            let Body::Json(text) = &request.body else { panic!("no JSON") };
-            let body: serde_json::Map<String, serde_json::Value> =
-                serde_json::from_slice(text).unwrap();
+            let body: Vec<String> = match &request.body {
+                Body::Json(text) => {
+                    let body: serde_json::Map<String, serde_json::Value> =
+                        serde_json::from_slice(text).unwrap();
+                    body.keys().cloned().collect()
+                }
+                Body::Form(parts) => parts.iter().map(|part| part.name.clone()).collect(),
+                Body::Empty => panic!("no body"),
+            };
             let query = request.url.split_once('?').map_or("", |(_, query)| query);
             let query = query.split('&').filter_map(|field| Some(field.split_once('=')?.0));
-            query.map(str::to_owned).chain(body.keys().cloned()).collect::<BTreeSet<String>>()
+            query.map(str::to_owned).chain(body).collect::<BTreeSet<String>>()
         };
         let (with, without) =
             (sent(Some("https://media.example.com/callbacks/x/1/2/3")), sent(None));
@@ -256,6 +265,7 @@ fn no_caller_may_set_what_a_callback_travels_in() {
             "bfl webhook_secret",
             "bfl webhook_url",
             "fal fal_webhook",
+            "ideogram webhook_url",
             "replicate webhook",
             "replicate webhook_events_filter"
         ]
