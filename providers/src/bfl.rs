@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use crate::{
     Adapter, Call, Fault, Output, Picture, Pushed, Recovery, RemoteJob, Reply, SendKind, Signature,
@@ -104,13 +103,6 @@ impl Adapter for Bfl {
 /// What a credit is worth in dollars: a hundredth.
 const CREDIT: Money = Money::from_nanos(10_000_000);
 
-/// What the reply to a submit says of money, beside all else that may be odd in it.
-#[derive(Deserialize)]
-struct Billed {
-    /// Credits, as the text of the number: money never passes through a float.
-    cost: Option<Box<RawValue>>,
-}
-
 fn accepted(call: &Call<'_>, reply: &Reply) -> Result<Step, UpstreamError> {
     if !reply.is_success() {
         return Err(refusal(SendKind::Submit, reply));
@@ -121,13 +113,7 @@ fn accepted(call: &Call<'_>, reply: &Reply) -> Result<Step, UpstreamError> {
     let built = unseen(call, id);
     let given = text(&answer, "polling_url").filter(|url| call.may_follow(url));
     let status_url = given.map_or(built.status_url, str::to_owned);
-    Ok(RemoteJob { status_url, billed: billed(reply), ..built }.wait())
-}
-
-/// Dollars from the reply's credits. A figure that is none must not cost us the paid job.
-fn billed(reply: &Reply) -> Option<Money> {
-    let answer: Billed = reply.json().ok()?;
-    Money::of_number(answer.cost?.get(), CREDIT)
+    Ok(RemoteJob { status_url, billed: reply::billed(reply, "cost", CREDIT), ..built }.wait())
 }
 
 /// The job of an id, asked for at the global host, which does not know the jobs of all clusters.
@@ -249,7 +235,7 @@ mod tests {
             ("\"cost\": null", None),
             ("\"cost\": [3]", None),
             ("\"cost\": {\"credits\": 3}", None),
-            ("\"cost\": 3, \"cost\": 4", None),
+            ("\"cost\": 3, \"cost\": 4", Some("0.04")),
             ("\"price\": 3", None),
         ] {
             let text = format!(r#"{{"id": "j1", {cost}, "output_mp": NaN}}"#);

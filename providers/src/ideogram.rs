@@ -159,19 +159,13 @@ fn pictures(call: &Call<'_>, answer: &Value) -> Result<Step, UpstreamError> {
 }
 
 fn picture(call: &Call<'_>, item: &Value) -> Option<Picture> {
-    let withheld = is_refused(item);
-    let source = match text(item, "url") {
-        Some(url) => Source::link(url),
-        // There is nothing to fetch, and nothing is what a withheld picture holds.
-        None if withheld => Source::Base64(String::new()),
-        None => return None,
-    };
-    Some(Picture {
-        source,
-        seed: item.get("seed").and_then(Value::as_u64),
-        revised_prompt: reply::revised(call, text(item, "prompt")),
-        withheld,
-    })
+    let seed = item.get("seed").and_then(Value::as_u64);
+    if is_refused(item) {
+        return Some(Picture { seed, ..Picture::refused() });
+    }
+    let source = Source::link(text(item, "url")?);
+    let revised_prompt = reply::revised(call, text(item, "prompt"));
+    Some(Picture { seed, revised_prompt, ..Picture::new(source) })
 }
 
 fn is_refused(item: &Value) -> bool {

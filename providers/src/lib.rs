@@ -24,6 +24,7 @@ mod ideogram;
 mod job;
 mod openai;
 mod output;
+mod recraft;
 mod replicate;
 mod reply;
 mod stability;
@@ -59,6 +60,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &stability::Stability,
     &xai::Xai,
     &ideogram::Ideogram,
+    &recraft::Recraft,
 ];
 
 /// The adapter of that name.

@@ -1,10 +1,10 @@
 //! What replies of all vendors have in common: statuses, delays, texts fit to be shown.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
-use crate::{Call, Fault, Reply, SendKind, UpstreamError, fastapi::Detail};
+use crate::{Call, Fault, Reply, SendKind, UpstreamError, fastapi::Detail, money::Money};
 
 /// What a status means where the body says nothing better. Success is for the caller to tell.
 pub(crate) fn fault_of(status: u16) -> Fault {
@@ -50,12 +50,27 @@ pub(crate) fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
     object.get(field)?.as_str().filter(|text| !text.is_empty())
 }
 
+/// What a reply says that the call costs, counted in units worth `each`. It is read from the text
+/// of the number, for money never passes through a float; a figure that is none must not cost us
+/// what is paid.
+pub(crate) fn billed(reply: &Reply, field: &str, each: Money) -> Option<Money> {
+    let mut fields: BTreeMap<String, Box<RawValue>> = reply.json().ok()?;
+    Money::of_number(fields.remove(field)?.get(), each)
+}
+
 /// Whether a vendor's words refuse a prompt or a picture for its content, where no code says so.
 pub(crate) fn refuses_content(words: &str) -> bool {
     let words = words.to_lowercase();
-    ["nsfw", "content moderation", "content policy", "content filter", "usage guidelines"]
-        .iter()
-        .any(|said| words.contains(said))
+    [
+        "nsfw",
+        "content moderation",
+        "content policy",
+        "content filter",
+        "usage guidelines",
+        "prohibited content",
+    ]
+    .iter()
+    .any(|said| words.contains(said))
 }
 
 /// A refusal with the vendor's words, made fit to be shown, and the delay it asks for in its
@@ -197,6 +212,7 @@ mod tests {
             ("Generated image rejected by content moderation.", true),
             ("Content violates usage guidelines", true),
             ("Prompt may be NSFW", true),
+            ("The prompt asks for prohibited content", true),
             ("safety_tolerance must be at most 6", false),
             ("content-type is not supported", false),
         ] {

@@ -189,6 +189,8 @@ fn known_prices() {
         ("openai/gpt-image-1-mini", "1024x1024", Some("high"), None, "0.036"),
         ("gemini/nano-banana-pro", "2048x2048", None, Some("2K"), "0.134"),
         ("gemini/nano-banana-2", "512x512", None, Some("512"), "0.045"),
+        ("recraft/recraft-v2-vector", "1024x1024", None, None, "0.044"),
+        ("recraft/recraft-v4.1-pro", "2048x2048", None, None, "0.21"),
         ("replicate/flux-1-schnell", "1344x768", None, None, "0.003"),
         ("replicate/ideogram-v3-quality", "1024x1024", None, None, "0.09"),
         ("stability/stable-image-core", "1232x1232", None, None, "0.03"),
