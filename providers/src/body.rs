@@ -3,8 +3,9 @@
 use serde_json::{Map, Value};
 
 use crate::{
-    Call, Part, PartValue,
-    catalog::{Choice, SizeField, Wire},
+    Call, Input, Part, PartValue,
+    catalog::{Choice, InputField, InputForm, Many, SizeField, Wire},
+    inlined,
     media::{NativeSize, SizeWords},
 };
 
@@ -17,11 +18,17 @@ pub fn fields(call: &Call<'_>) -> Map<String, Value> {
     for (name, value) in &wire.set {
         put(&mut body, name, value.clone());
     }
-    if let Some(name) = &wire.prompt {
+    if let Some(name) = wire.prompt.as_ref().filter(|_| !image.prompt.is_empty()) {
         put(&mut body, name, image.prompt.as_str().into());
     }
     if let (Some(field), Some(size)) = (&wire.size, &image.size) {
         put_size(&mut body, field, size);
+    }
+    for (field, inputs) in inputs(call).filter(|(field, _)| field.form != InputForm::File) {
+        put_inputs(&mut body, field, inputs);
+    }
+    if let (Some(name), Some(factor)) = (&wire.scale, image.scale) {
+        put(&mut body, name, factor.into());
     }
     if let Some(name) = wire.n.as_ref().filter(|_| image.n > 1) {
         put(&mut body, name, image.n.into());
@@ -40,7 +47,8 @@ pub fn fields(call: &Call<'_>) -> Map<String, Value> {
             put(&mut body, name, quality.into());
         }
     }
-    let words: [(&Option<Choice>, &Option<String>); 4] = [
+    let words: [(&Option<Choice>, &Option<String>); 5] = [
+        (&wire.fidelity, &image.fidelity),
         (&wire.quality, &image.quality),
         (&wire.background, &image.background),
         (&wire.moderation, &image.moderation),
@@ -59,8 +67,74 @@ pub fn fields(call: &Call<'_>) -> Map<String, Value> {
     body
 }
 
-/// The same fields as parts of a form; objects and lists are written as JSON.
+/// The pictures of a call and its mask, each with how it is written.
+fn inputs<'a>(call: &'a Call<'_>) -> impl Iterator<Item = (&'a InputField, &'a [Input])> {
+    let (wire, image) = (&call.deployment.wire, call.image);
+    let pairs = [(&wire.images, image.images.as_slice()), (&wire.mask, image.mask.as_slice())];
+    pairs.into_iter().filter_map(|(field, inputs)| {
+        field.as_ref().filter(|_| !inputs.is_empty()).map(|field| (field, inputs))
+    })
+}
+
+fn put_inputs(body: &mut Map<String, Value>, field: &InputField, inputs: &[Input]) {
+    let one = |input: &Input| -> Value {
+        let text = input.text(field.form).into();
+        match &field.item {
+            None => text,
+            Some(item) => Value::Object(Map::from_iter([(item.clone(), text)])),
+        }
+    };
+    match field.many {
+        Many::List => put(body, &field.field, inputs.iter().map(one).collect()),
+        Many::One | Many::Repeated | Many::Numbered => {
+            for (index, input) in inputs.iter().enumerate() {
+                put(body, &numbered(&field.field, index), one(input));
+            }
+        }
+    }
+}
+
+/// `image`, `image_2`, `image_3`.
+fn numbered(field: &str, index: usize) -> String {
+    if index == 0 { field.to_owned() } else { format!("{field}_{}", index + 1) }
+}
+
+impl Input {
+    /// How it stands in a JSON body.
+    pub fn text(&self, form: InputForm) -> String {
+        match form {
+            InputForm::DataUri => {
+                format!("data:{};base64,{}", self.format.mime(), inlined(self.token))
+            }
+            InputForm::Base64 | InputForm::File => inlined(self.token),
+            InputForm::Url => self.url.clone().unwrap_or_default(),
+        }
+    }
+
+    /// How it stands in a form, under a file name of its own.
+    pub fn file(&self, name: &str) -> PartValue {
+        PartValue::Input {
+            name: format!("{name}.{}", self.format.extension()),
+            mime: self.format.mime(),
+            token: self.token,
+        }
+    }
+}
+
+/// The same fields as parts of a form; objects and lists are written as JSON. Pictures come last.
 pub fn form(call: &Call<'_>) -> Vec<Part> {
+    let files = inputs(call).filter(|(field, _)| field.form == InputForm::File);
+    let files = files.flat_map(|(field, inputs)| {
+        inputs.iter().enumerate().map(|(index, input)| {
+            let name = match field.many {
+                Many::Numbered => numbered(&field.field, index),
+                _ => field.field.clone(),
+            };
+            let stem = name.trim_end_matches("[]").to_owned();
+            Part { value: input.file(&numbered(&stem, index)), name }
+        })
+    });
+    let files: Vec<Part> = files.collect();
     fields(call)
         .into_iter()
         .map(|(name, value)| {
@@ -70,6 +144,7 @@ pub fn form(call: &Call<'_>) -> Vec<Part> {
             };
             Part { name, value: PartValue::Text(text) }
         })
+        .chain(files)
         .collect()
 }
 

@@ -4,6 +4,7 @@
 //! An unknown key, a duplicate, a dangling name or a bad price is an error that names the file
 //! and the model. The format is described in `docs/adding-a-provider.md`.
 
+mod input;
 mod price;
 mod read;
 mod size;
@@ -12,7 +13,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use price::{Drawn, PriceLine, Round};
+pub use input::{InputField, InputForm, InputRule, Many, MaskArea, MaskRule};
+pub use price::{Counted, Drawn, PriceLine, Round, WorkedFrom};
 pub use read::CatalogError;
 pub use size::{SizeRule, sized};
 
@@ -90,12 +92,53 @@ pub struct Retired {
 }
 
 /// What a model does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum Task {
     /// Draws a picture from a text.
     #[default]
     #[serde(rename = "image.generate")]
     ImageGenerate,
+    /// Draws a picture from a text and pictures.
+    #[serde(rename = "image.edit")]
+    ImageEdit,
+    /// Draws a picture like another one.
+    #[serde(rename = "image.variation")]
+    ImageVariation,
+    /// Makes a picture larger.
+    #[serde(rename = "image.upscale")]
+    ImageUpscale,
+    /// Makes all but a picture's subject transparent.
+    #[serde(rename = "image.remove_background")]
+    ImageRemoveBackground,
+}
+
+impl Task {
+    /// Every task, in the order of the documentation.
+    pub const ALL: [Self; 5] = [
+        Self::ImageGenerate,
+        Self::ImageEdit,
+        Self::ImageVariation,
+        Self::ImageUpscale,
+        Self::ImageRemoveBackground,
+    ];
+
+    /// Its name in the catalogue and in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ImageGenerate => "image.generate",
+            Self::ImageEdit => "image.edit",
+            Self::ImageVariation => "image.variation",
+            Self::ImageUpscale => "image.upscale",
+            Self::ImageRemoveBackground => "image.remove_background",
+        }
+    }
+
+    /// Whether it works from pictures.
+    pub const fn takes_pictures(self) -> bool {
+        !matches!(self, Self::ImageGenerate)
+    }
 }
 
 /// How sure a row is.
@@ -126,6 +169,8 @@ pub struct Deployment {
     pub path: Option<String>,
     /// What it does.
     pub task: Task,
+    /// Which pictures it takes; of no meaning for a task that takes none.
+    pub inputs: InputRule,
     /// Which sizes it draws.
     pub size: SizeRule,
     /// What it draws when no size is asked, if the vendor says.
@@ -180,6 +225,14 @@ pub struct Wire {
     pub prompt: Option<String>,
     /// The size.
     pub size: Option<SizeField>,
+    /// The pictures to work from.
+    pub images: Option<InputField>,
+    /// The mask.
+    pub mask: Option<InputField>,
+    /// The factor of an upscale.
+    pub scale: Option<String>,
+    /// How closely the pictures are kept to.
+    pub fidelity: Option<Choice>,
     /// The number of pictures, where more than one can be asked.
     pub n: Option<String>,
     /// The seed.

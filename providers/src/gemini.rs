@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    Adapter, Call, Fault, Output, Picture, RemoteJob, Reply, SendKind, Source, Step, UpstreamError,
-    Usage, WireRequest, body,
+    Adapter, Call, Fault, Input, Output, Picture, RemoteJob, Reply, SendKind, Source, Step,
+    UpstreamError, Usage, WireRequest, body,
+    catalog::InputForm,
     reply::{fault_of, refusal, shown},
 };
 
@@ -34,7 +35,14 @@ impl Adapter for Gemini {
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
         let mut fields = body::fields(call);
-        let parts = json!([{"text": call.image.prompt}]);
+        // Pictures first: the words speak of what has been seen.
+        let parts: Value = call
+            .image
+            .images
+            .iter()
+            .map(picture)
+            .chain([json!({"text": call.image.prompt})])
+            .collect();
         body::put(&mut fields, "contents", json!([{"role": "user", "parts": parts}]));
         body::put(&mut fields, "generationConfig.responseModalities", json!(["IMAGE"]));
         let url = call.endpoint("/models/{upstream}:generateContent");
@@ -55,6 +63,11 @@ impl Adapter for Gemini {
             Err(refused(reply))
         }
     }
+}
+
+/// A picture to work from.
+fn picture(input: &Input) -> Value {
+    json!({"inlineData": {"mimeType": input.format.mime(), "data": input.text(InputForm::Base64)}})
 }
 
 /// The items of a list, none if it is none.

@@ -40,7 +40,7 @@ pub use error::{Fault, UpstreamError};
 pub use output::{Output, Picture, Source, Usage};
 pub use recovery::{Found, Pushed, Recovery, Settled};
 pub use signature::Signature;
-pub use wire::{Body, Part, PartValue, Reply, ReplyBody, WireRequest, lifted};
+pub use wire::{Body, Part, PartValue, Reply, ReplyBody, WireRequest, inlined, lifted};
 
 use catalog::Deployment;
 use media::{Format, NativeSize};
@@ -197,6 +197,14 @@ impl fmt::Debug for Call<'_> {
 pub struct ImageCall {
     /// The text.
     pub prompt: String,
+    /// The pictures to work from, in the caller's order, as the deployment takes them.
+    pub images: Vec<Input>,
+    /// What of the first picture is to be edited, as the deployment understands it.
+    pub mask: Option<Input>,
+    /// The factor of an upscale; `None` lets the vendor choose.
+    pub scale: Option<u32>,
+    /// The vendor's word for how closely the pictures are kept to.
+    pub fidelity: Option<String>,
     /// How many pictures in this one call; never more than the deployment's own limit.
     pub n: u32,
     /// The size to ask for; `None` lets the vendor choose.
@@ -221,6 +229,19 @@ pub struct ImageCall {
     pub user: Option<String>,
     /// Fields passed on as they are.
     pub extra: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A picture that is sent. Its bytes stay with the engine: a body holds a stand-in for them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Input {
+    /// Names the bytes, see [`inlined`] and [`PartValue::Input`]. Random.
+    pub token: u64,
+    /// Its format.
+    pub format: Format,
+    /// Its size.
+    pub size: media::Size,
+    /// Where the vendor can fetch it; given where the deployment takes addresses.
+    pub url: Option<String>,
 }
 
 /// What the engine is to do next.

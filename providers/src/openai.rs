@@ -1,15 +1,16 @@
-//! The OpenAI Images dialect: one synchronous JSON call. Spoken by OpenAI, Azure and Together.
+//! The OpenAI Images dialect: one synchronous call. Spoken by OpenAI, Azure and Together.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    Adapter, Call, Fault, Output, Picture, RemoteJob, Reply, SendKind, Source, Step, UpstreamError,
-    Usage, WireRequest, body,
+    Adapter, Body, Call, Fault, Output, Part, PartValue, Picture, RemoteJob, Reply, SendKind,
+    Source, Step, UpstreamError, Usage, WireRequest, body,
+    catalog::{InputForm, Task},
     reply::{fault_of, refusal},
 };
 
-/// `POST {base}/images/generations`.
+/// `POST {base}/images/generations`, and `/edits` with JSON or a form.
 pub(crate) struct OpenAi;
 
 impl Adapter for OpenAi {
@@ -18,13 +19,22 @@ impl Adapter for OpenAi {
     }
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
-        let mut fields = body::fields(call);
         // Where the path names the model, a second name in the body would only be ignored.
-        if !call.deployment.path.as_deref().is_some_and(|path| path.contains("{upstream}")) {
-            fields.insert("model".to_owned(), call.upstream.into());
-        }
-        let url = call.endpoint("/images/generations");
-        let mut request = WireRequest::post_json(url, &Value::Object(fields));
+        let named = call.deployment.path.as_deref().is_some_and(|path| path.contains("{upstream}"));
+        let model = (!named).then_some(call.upstream);
+        let mut request = if sends_files(call) {
+            let mut parts = body::form(call);
+            parts.extend(model.map(|model| Part {
+                name: "model".to_owned(),
+                value: PartValue::Text(model.to_owned()),
+            }));
+            let body = Body::Form(parts);
+            WireRequest { body, ..WireRequest::post_json(url(call), &Value::Null) }
+        } else {
+            let mut fields = body::fields(call);
+            fields.extend(model.map(|model| ("model".to_owned(), model.into())));
+            WireRequest::post_json(url(call), &Value::Object(fields))
+        };
         if let Some(name) = call.client_ref {
             // Makes no repeat safe, but OpenAI's support finds the request by it.
             request = request.header("x-client-request-id", name);
@@ -41,6 +51,19 @@ impl Adapter for OpenAi {
     ) -> Result<Step, UpstreamError> {
         if reply.is_success() { output(reply).map(Step::Done) } else { Err(refused(reply)) }
     }
+}
+
+fn sends_files(call: &Call<'_>) -> bool {
+    let field = call.deployment.wire.images.as_ref();
+    field.is_some_and(|field| field.form == InputForm::File) && !call.image.images.is_empty()
+}
+
+fn url(call: &Call<'_>) -> String {
+    call.endpoint(match call.deployment.task {
+        Task::ImageGenerate => "/images/generations",
+        Task::ImageVariation => "/images/variations",
+        _ => "/images/edits",
+    })
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     Adapter, Body, Call, Fault, Output, Picture, RemoteJob, Reply, ReplyBody, SendKind, Source,
     Step, UpstreamError, WireRequest, body,
+    catalog::Task,
     reply::{self, fault_at, text},
 };
 
@@ -23,7 +24,11 @@ impl Adapter for Stability {
     }
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
-        let url = call.endpoint("/stable-image/generate/{upstream}");
+        let url = call.endpoint(match call.deployment.task {
+            Task::ImageGenerate => "/stable-image/generate/{upstream}",
+            Task::ImageUpscale => "/stable-image/upscale/{upstream}",
+            _ => "/stable-image/edit/{upstream}",
+        });
         let request = WireRequest {
             method: "POST",
             url,

@@ -76,6 +76,15 @@ pub enum PartValue {
         /// The bytes.
         data: Bytes,
     },
+    /// A picture to work from, whose bytes the engine fills in.
+    Input {
+        /// The file name sent along.
+        name: String,
+        /// The media type of the bytes.
+        mime: &'static str,
+        /// The [token](crate::Input::token) of the picture.
+        token: u64,
+    },
 }
 
 /// A vendor's reply. Long strings of a JSON body and binary bodies are lifted into blobs by the
@@ -103,6 +112,12 @@ pub enum ReplyBody {
 /// it unlikely in real data; a vendor that forges one can only name a string of its own reply.
 pub fn lifted(index: usize) -> String {
     format!("\u{1}blob:{index}")
+}
+
+/// The stand-in for a picture's base64 in a JSON body that is sent: the engine puts the base64 in
+/// its place. The token is random, so that no text of a caller can name it.
+pub fn inlined(token: u64) -> String {
+    format!("\u{1}input:{token:016x}")
 }
 
 impl Reply {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use providers::{
     ADAPTERS, Body, Call, ImageCall, Recovery, Step, Usage, adapter,
-    catalog::{Catalog, Deployment, Drawn, SizeRule},
+    catalog::{Catalog, Deployment, Drawn, SizeRule, WorkedFrom},
     media::Size,
     money::Money,
 };
@@ -19,7 +19,7 @@ fn find<'a>(catalog: &'a Catalog, slug: &str) -> &'a Deployment {
 }
 
 fn price(row: &Deployment, size: Size, quality: Option<&str>, tier: Option<&str>) -> Money {
-    let drawn = Drawn { size, quality, tier };
+    let drawn = Drawn { size, quality, tier, from: WorkedFrom::default() };
     let cost = row.cost(&[drawn], &Usage::default());
     cost.unwrap_or_else(|| panic!("{} has no price for {drawn:?}", row.slug())).total()
 }
@@ -207,7 +207,12 @@ fn known_prices() {
 fn tokens_are_billed_as_counted() {
     let catalog = embedded();
     let row = find(&catalog, "openai/gpt-image-2");
-    let drawn = [Drawn { size: Size::new(1024, 1024), quality: Some("low"), tier: None }];
+    let drawn = [Drawn {
+        size: Size::new(1024, 1024),
+        quality: Some("low"),
+        tier: None,
+        from: WorkedFrom::default(),
+    }];
     let text_only = Usage { text_input_tokens: Some(42), ..Usage::default() };
     let usage = Usage { image_output_tokens: Some(1056), ..text_only };
     // 42 × 5 and 1056 × 30 dollars per million.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use providers::media::Format;
+use providers::{catalog::Task, media::Format};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -190,6 +190,7 @@ pub(super) fn generation(body: Map<String, Value>) -> Result<Generation, Error> 
     }
     let heartbeat = fields.flag("heartbeat")?;
     let request = ImageRequest {
+        task: Task::ImageGenerate,
         models,
         prompt,
         n: n as u32,

@@ -106,6 +106,7 @@ fn sizes(rule: &SizeRule) -> String {
         }
         SizeRule::Presets { presets } => format!("{} presets", presets.len()),
         SizeRule::Fixed { size } => format!("only {size}"),
+        SizeRule::Input { .. } => "the input's".to_owned(),
     }
 }
 

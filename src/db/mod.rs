@@ -125,10 +125,10 @@ impl Db {
     ///
     /// As [`Db::query`].
     pub async fn clock(&self) -> Result<i64, DbError> {
+        const SQL: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
         if !self.is_shared() {
             return Ok(crate::engine::millis::now());
         }
-        const SQL: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
         let rows = self.query(SQL, Vec::new()).await?;
         rows.first()
             .map_or_else(|| Err(DbError::Corrupt("a clock without time".into())), |row| row.int(0))

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     callback_auth::{Rejected, verify},
+    outgoing::Inputs,
     transport::{Access, Transport},
 };
 
@@ -109,7 +110,7 @@ async fn fetch(transport: &Transport, sender: Sender<'_>) -> Option<Vec<Signatur
     let without_key =
         Access { key: None, headers: HeaderMap::new(), timeout: sender.access.timeout };
     let access = if wanted.public { &without_key } else { sender.access };
-    let problem = match transport.send(access, &wanted.request).await {
+    let problem = match transport.send(access, &wanted.request, &Inputs::default()).await {
         Ok((reply, _)) => match sender.scheme.read_keys(&reply) {
             Ok(keys) => return Some(keys),
             Err(error) => error.to_string(),

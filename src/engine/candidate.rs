@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use providers::{
     ImageCall, Usage,
-    catalog::{Choice, Deployment, Drawn, SizeRule},
+    catalog::{Choice, Deployment, Drawn, SizeRule, WorkedFrom},
     media::{Format, Size, SizeWords},
     money::Cost,
 };
@@ -129,6 +129,10 @@ impl Planner<'_> {
         let extra = self.plan_extra()?;
         let call = ImageCall {
             prompt: self.request.prompt.clone(),
+            images: Vec::new(),
+            mask: None,
+            scale: None,
+            fidelity: None,
             n: 1,
             size: size.native.clone(),
             format,
@@ -388,7 +392,7 @@ fn expected_cost(candidate: &Candidate, n: u32) -> Option<Cost> {
         .or(deployment.default_size)
         .unwrap_or_else(|| largest(&deployment.size));
     let quality = candidate.call.quality.as_deref().filter(|q| *q != "auto");
-    let drawn = Drawn { size, quality, tier: candidate.tier() };
+    let drawn = Drawn { size, quality, tier: candidate.tier(), from: WorkedFrom::default() };
     deployment.cost(&vec![drawn; n as usize], &Usage::default())
 }
 

@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use parking_lot::Mutex;
 use providers::{
     ImageCall, Usage,
-    catalog::Drawn,
+    catalog::{Drawn, WorkedFrom},
     money::{Cost, Money},
 };
 use tokio::time::{Instant, timeout_at};
@@ -21,6 +21,7 @@ use super::{
     failure::{Class, Failure},
     job::{AttemptRecord, Job, Share},
     log::Log,
+    outgoing::Inputs,
     picture::{self, Ready},
     request::{Adjustment, ImageRequest},
     verdict,
@@ -333,10 +334,11 @@ impl Delivery<'_> {
         row: &AttemptRow,
     ) -> Result<Vec<Result<Piece, Failure>>, Failure> {
         let image = ImageCall { n: part.count, seed: part.seed, ..candidate.call.clone() };
+        let inputs = Inputs::default();
         let begun = Instant::now();
         let engine = self.engine;
         let log = Log { engine, job: self.job, number: row.number };
-        let mut drive = Drive::new(engine, &log, &candidate.served, &image, self.deadline);
+        let mut drive = Drive::new(engine, &log, &candidate.served, &image, &inputs, self.deadline);
         let driven = match self.start(row) {
             // A process that does not know whether the job is still its own must not buy.
             Start::Submit if !engine.lease.is_safe(self.job.begun) => Err(Failure::unwritten()),
@@ -481,7 +483,12 @@ impl Delivery<'_> {
         let drawn: Vec<Drawn<'_>> = pieces
             .iter()
             .flatten()
-            .map(|p| Drawn { size: p.ready.drawn, quality, tier: candidate.tier() })
+            .map(|p| Drawn {
+                size: p.ready.drawn,
+                quality,
+                tier: candidate.tier(),
+                from: WorkedFrom::default(),
+            })
             .collect();
         let operators = candidate.served.is_operators();
         let cost = match candidate.served.deployment.cost(&drawn, usage) {

@@ -17,6 +17,7 @@ use super::{
     job::Push,
     listen::Listener,
     log::Log,
+    outgoing::Inputs,
     picture::{self, PictureLimits},
     poll::Prior,
     registry::Served,
@@ -74,6 +75,8 @@ pub(crate) struct Drive<'a> {
     pub(crate) fetcher: &'a Fetcher,
     pub(crate) served: &'a Served,
     pub(crate) image: &'a ImageCall,
+    /// The pictures the call names.
+    pub(crate) inputs: &'a Inputs,
     pub(crate) deadline: Instant,
     pub(crate) limits: PictureLimits,
     /// Time spent waiting for the provider.
@@ -99,6 +102,7 @@ impl<'a> Drive<'a> {
         log: &'a Log<'a>,
         served: &'a Served,
         image: &'a ImageCall,
+        inputs: &'a Inputs,
         deadline: Instant,
     ) -> Self {
         Self {
@@ -107,6 +111,7 @@ impl<'a> Drive<'a> {
             fetcher: &engine.fetcher,
             served,
             image,
+            inputs,
             deadline,
             limits: engine.settings.pictures,
             upstream: Duration::ZERO,
@@ -353,18 +358,15 @@ impl<'a> Drive<'a> {
             let answer = tokio::select! {
                 push = next_push(&mut pushes) => {
                     let job = self.job.as_ref();
-                    match self.served.adapter.callback(&self.call(), job, &push.reply) {
-                        Some(pushed) => {
-                            self.heard.push(push.heard);
-                            self.job = Some(pushed.job);
-                            pushed.step
-                        }
+                    let pushed = self.served.adapter.callback(&self.call(), job, &push.reply);
+                    let Some(pushed) = pushed else {
                         // About another job, or nothing of its end.
-                        None => {
-                            let _ = push.heard.send(());
-                            continue;
-                        }
-                    }
+                        let _ = push.heard.send(());
+                        continue;
+                    };
+                    self.heard.push(push.heard);
+                    self.job = Some(pushed.job);
+                    pushed.step
                 }
                 () = self.log.cancelled(), if !cancel_tried => {
                     cancel_tried = true;
@@ -447,12 +449,12 @@ impl<'a> Drive<'a> {
     fn listener(&self, request: WireRequest) -> Listener {
         let transport = self.transport.clone();
         let access = self.served.access.clone();
-        Listener::new(async move { transport.open(&access, &request).await })
+        Listener::new(async move { transport.open(&access, &request, &Inputs::default()).await })
     }
 
     /// One request and its reply; `Err(None)` is the deadline.
     async fn exchange(&mut self, request: &WireRequest) -> Result<Reply, Option<TransportError>> {
-        let sending = self.transport.send(&self.served.access, request);
+        let sending = self.transport.send(&self.served.access, request, self.inputs);
         match timeout_at(self.deadline, sending).await {
             Ok(Ok((reply, blobs))) => {
                 self.blobs = blobs;
@@ -481,7 +483,7 @@ impl<'a> Drive<'a> {
     async fn cancel(&self) -> bool {
         let Some(job) = &self.job else { return false };
         let Some(request) = self.served.adapter.cancel(&self.call(), job) else { return false };
-        let sending = self.transport.send(&self.served.access, &request);
+        let sending = self.transport.send(&self.served.access, &request, self.inputs);
         let answer = tokio::time::timeout(CANCEL_TIMEOUT, sending).await;
         matches!(answer, Ok(Ok((reply, _))) if reply.is_success())
     }
@@ -560,7 +562,7 @@ impl<'a> Drive<'a> {
 
     async fn renewed_link(&self, index: usize) -> Option<String> {
         let (kind, request) = self.again.as_ref()?;
-        let sending = self.transport.send(&self.served.access, request);
+        let sending = self.transport.send(&self.served.access, request, self.inputs);
         let (reply, _) = timeout_at(self.deadline, sending).await.ok()?.ok()?;
         match self.advance(*kind, &reply).ok()? {
             Step::Done(output) => match &output.pictures.get(index)?.source {

@@ -22,6 +22,7 @@ mod listen;
 mod log;
 mod lookup;
 pub mod millis;
+mod outgoing;
 mod picture;
 pub mod poll;
 mod recover;
@@ -255,14 +256,15 @@ fn add_candidates(
     limits: PlanLimits,
 ) {
     let choice = &request.providers;
-    for served in resolved.deployments {
+    let task = request.task;
+    for served in resolved.deployments.iter().filter(|served| served.deployment.task == task) {
         let provider = &served.deployment.provider;
         if choice.ignore.contains(provider)
             || (!choice.only.is_empty() && !choice.only.contains(provider))
         {
             continue;
         }
-        match candidate::consider(&served, request, limits) {
+        match candidate::consider(served, request, limits) {
             Ok(_) if resolved.substituted && request.strict => plan.excluded.push(Excluded {
                 deployment: served.slug(),
                 code: Code::UnsupportedParameter,

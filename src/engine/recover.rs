@@ -103,7 +103,9 @@ impl Engine {
     async fn let_go(self: &Arc<Self>, row: &JobRow) -> Result<(), DbError> {
         let job = Job::stored(row, Arc::new(Grant::of_job(row)), "");
         let mut attempts = self.attempts(&row.id).await?;
-        attempts.iter_mut().for_each(|attempt| attempt.state = AttemptState::Failed);
+        for attempt in &mut attempts {
+            attempt.state = AttemptState::Failed;
+        }
         job.restore(attempts);
         let message = "the database did not answer, so nothing was sent; try again";
         self.conclude(&job, Err(Error::new(Code::StoreUnavailable, message))).await;

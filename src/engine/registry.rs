@@ -8,7 +8,7 @@ use std::{
 
 use providers::{
     Adapter, Usage,
-    catalog::{Catalog, Deployment, Drawn},
+    catalog::{Catalog, Deployment, Drawn, WorkedFrom},
     media::Size,
     money::Money,
 };
@@ -94,7 +94,10 @@ impl Served {
     /// The most one picture of this size costs; [`Money::MAX`] where it has no price.
     pub fn price(&self, size: Size, tier: Option<&str>) -> Money {
         self.deployment
-            .cost(&[Drawn { size, quality: None, tier }], &Usage::default())
+            .cost(
+                &[Drawn { size, quality: None, tier, from: WorkedFrom::default() }],
+                &Usage::default(),
+            )
             .map_or(Money::MAX, |cost| cost.total())
     }
 }
@@ -319,18 +322,15 @@ impl Registry {
     }
 
     fn pin(&self, provider: &str, model: &str) -> Result<Resolved, Unresolved> {
-        let row = self
+        let rows = self
             .served
             .iter()
-            .find(|s| s.deployment.provider == provider && s.deployment.model == model);
-        match row {
-            Some(row) => Ok(Resolved {
-                model: model.to_owned(),
-                substituted: false,
-                deployments: vec![Arc::clone(row)],
-            }),
-            None => Err(Unresolved::NoProvider(vec![provider.to_owned()])),
+            .filter(|s| s.deployment.provider == provider && s.deployment.model == model);
+        let deployments: Vec<Arc<Served>> = rows.cloned().collect();
+        if deployments.is_empty() {
+            return Err(Unresolved::NoProvider(vec![provider.to_owned()]));
         }
+        Ok(Resolved { model: model.to_owned(), substituted: false, deployments })
     }
 
     fn sold_by(&self, model: &str) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use providers::media::Format;
+use providers::{catalog::Task, media::Format};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -12,6 +12,9 @@ use crate::media::plan::SizeAsk;
 /// is decided per deployment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageRequest {
+    /// What is to be done.
+    #[serde(default)]
+    pub task: Task,
     /// The model, and those to try after it.
     pub models: Vec<String>,
     /// The text, not empty.

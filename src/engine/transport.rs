@@ -5,15 +5,17 @@
 
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use providers::{Body, Part, PartValue, Reply, ReplyBody, WireRequest};
+use providers::{Body, Reply, ReplyBody, WireRequest};
 use reqwest::{
     Client, Method, RequestBuilder, Response,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT},
     redirect::Policy,
 };
 
-use super::lift::Lifter;
+use super::{
+    lift::Lifter,
+    outgoing::{Inputs, Outgoing},
+};
 use crate::media::blob::{Blob, BlobWriter, Budget, Encoding};
 
 /// A submit goes out on a connection idle for less than this: a keep-alive race is the
@@ -74,24 +76,26 @@ impl Transport {
         &self.budget
     }
 
-    /// Sends one request and reads the whole reply.
-    pub async fn send(
+    /// Sends one request, its pictures filled in, and reads the whole reply.
+    pub(crate) async fn send(
         &self,
         access: &Access,
         request: &WireRequest,
+        inputs: &Inputs,
     ) -> Result<(Reply, Vec<Blob>), TransportError> {
-        let response = self.open(access, request).await?;
+        let response = self.open(access, request, inputs).await?;
         let read = read(response, &self.budget, access.timeout);
         read.await
     }
 
     /// Sends one request and hands over the response once its head is there, for event streams.
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         access: &Access,
         request: &WireRequest,
+        inputs: &Inputs,
     ) -> Result<Response, TransportError> {
-        let builder = self.build(access, request)?;
+        let builder = self.build(access, request, inputs)?;
         match tokio::time::timeout(access.timeout, builder.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() || error.is_builder() => {
@@ -106,6 +110,7 @@ impl Transport {
         &self,
         access: &Access,
         request: &WireRequest,
+        inputs: &Inputs,
     ) -> Result<RequestBuilder, TransportError> {
         let not_sent = |e: Box<dyn StdError + Send + Sync>| TransportError::NotSent(e);
         let method =
@@ -126,51 +131,26 @@ impl Transport {
             Body::Empty => None,
             Body::Json(json) => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                Some(json.clone())
+                Some(Outgoing::json(json, inputs))
             }
             Body::Form(parts) => {
                 let boundary = format!("mediagate-{}", uuid::Uuid::new_v4().simple());
                 let kind = format!("multipart/form-data; boundary={boundary}");
                 let kind = HeaderValue::from_str(&kind).map_err(|e| not_sent(e.into()))?;
                 headers.insert(CONTENT_TYPE, kind);
-                Some(form(&boundary, parts))
+                Some(Outgoing::form(&boundary, parts, inputs).map_err(|e| not_sent(e.into()))?)
             }
         };
+        if let Some(body) = &body {
+            // A stream without a length would go out in chunks, which not every provider takes.
+            headers.insert(CONTENT_LENGTH, body.len().into());
+        }
         let builder = self.client.request(method, &request.url).headers(headers);
         Ok(match body {
-            Some(body) => builder.body(body),
+            Some(body) => builder.body(body.into_body()),
             None => builder,
         })
     }
-}
-
-fn form(boundary: &str, parts: &[Part]) -> Bytes {
-    let mut body = BytesMut::new();
-    for part in parts {
-        body.put_slice(format!("--{boundary}\r\n").as_bytes());
-        let name = part.name.replace(['"', '\r', '\n'], "_");
-        match &part.value {
-            PartValue::Text(text) => {
-                body.put_slice(
-                    format!("content-disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n")
-                        .as_bytes(),
-                );
-            }
-            PartValue::File { name: file, mime, data } => {
-                body.put_slice(
-                    format!(
-                        "content-disposition: form-data; name=\"{name}\"; \
-                         filename=\"{file}\"\r\ncontent-type: {mime}\r\n\r\n"
-                    )
-                    .as_bytes(),
-                );
-                body.put_slice(data);
-                body.put_slice(b"\r\n");
-            }
-        }
-    }
-    body.put_slice(format!("--{boundary}--\r\n").as_bytes());
-    body.freeze()
 }
 
 /// Reads a whole response: JSON with its long strings lifted, media as one blob.
@@ -223,31 +203,4 @@ fn content_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(value);
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn forms_are_written_as_browsers_write_them() {
-        let parts = [
-            Part { name: "prompt".into(), value: PartValue::Text("a \"cat\"".into()) },
-            Part {
-                name: "image".into(),
-                value: PartValue::File {
-                    name: "a.png".into(),
-                    mime: "image/png",
-                    data: Bytes::from_static(b"\x89PNG"),
-                },
-            },
-        ];
-        let text = String::from_utf8_lossy(&form("B", &parts)).into_owned();
-        assert_eq!(
-            text,
-            "--B\r\ncontent-disposition: form-data; name=\"prompt\"\r\n\r\na \"cat\"\r\n\
-             --B\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a.png\"\r\n\
-             content-type: image/png\r\n\r\n\u{fffd}PNG\r\n--B--\r\n"
-        );
-    }
 }

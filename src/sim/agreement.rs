@@ -73,7 +73,7 @@ fn ordered(
         Body::Form(parts) => {
             let texts = parts.into_iter().filter_map(|part| match part.value {
                 PartValue::Text(text) => Some((part.name, text)),
-                PartValue::File { .. } => None,
+                PartValue::File { .. } | PartValue::Input { .. } => None,
             });
             schema::typed(&family.fields, texts.collect())
         }

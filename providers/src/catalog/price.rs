@@ -36,8 +36,33 @@ pub struct PriceLine {
     pub quality: Option<String>,
     /// Only at this resolution tier.
     pub tier: Option<String>,
+    /// Which pictures are counted.
+    #[serde(default)]
+    pub of: Counted,
     /// Only up to this many pixels; of several such lines the first that fits counts.
     pub max_pixels: Option<u64>,
+}
+
+/// Which pictures a line counts, for each picture that is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Counted {
+    /// The one that is drawn.
+    #[default]
+    Drawn,
+    /// Those worked from.
+    Inputs,
+    /// Both.
+    Both,
+}
+
+/// The pictures that one is made from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkedFrom {
+    /// How many.
+    pub pictures: u32,
+    /// Their pixels together.
+    pub pixels: u64,
 }
 
 /// How fractions of a unit are counted.
@@ -68,6 +93,8 @@ pub struct Drawn<'a> {
     pub quality: Option<&'a str>,
     /// Its tier.
     pub tier: Option<&'a str>,
+    /// What it was made from.
+    pub from: WorkedFrom,
 }
 
 impl Deployment {
@@ -84,9 +111,9 @@ impl Deployment {
         let mut total = Cost::default();
         for picture in drawn {
             let known = Drawn {
-                size: picture.size,
                 quality: picture.quality.or(self.default_quality.as_deref()),
                 tier: picture.tier.or(self.size.default_tier()),
+                ..*picture
             };
             total.merge(picture_cost(per_picture, known)?)?;
         }
@@ -173,8 +200,8 @@ fn lines_for(price: &[PriceLine], drawn: Drawn<'_>, quality: Option<&str>) -> Op
         .filter(|line| line.max_pixels.is_none() || Some(*line) == chosen)
         .filter_map(|line| {
             let mut micros = match line.unit {
-                Unit::Megapixel => megapixels(pixels, line),
-                _ => Quantity::whole(1).as_micros(),
+                Unit::Megapixel => megapixels(counted(line.of, pixels, drawn.from.pixels), line),
+                _ => Quantity::whole(counted(line.of, 1, drawn.from.pictures.into())).as_micros(),
             };
             if let Some(first) = line.first {
                 micros = micros.min(Quantity::whole(first).as_micros());
@@ -186,6 +213,14 @@ fn lines_for(price: &[PriceLine], drawn: Drawn<'_>, quality: Option<&str>) -> Op
         })
         .collect::<Option<_>>()?;
     Some(Cost { lines })
+}
+
+fn counted(of: Counted, drawn: u64, from: u64) -> u64 {
+    match of {
+        Counted::Drawn => drawn,
+        Counted::Inputs => from,
+        Counted::Both => drawn.saturating_add(from),
+    }
 }
 
 /// A picture's megapixels in millionths, as the line counts them.
@@ -221,6 +256,7 @@ mod tests {
             after: None,
             quality: None,
             tier: None,
+            of: Counted::Drawn,
             max_pixels: None,
         }
     }
@@ -235,8 +271,33 @@ mod tests {
         quality: Option<&str>,
         tier: Option<&str>,
     ) -> String {
-        let drawn = Drawn { size: Size::new(size.0, size.1), quality, tier };
+        let drawn =
+            Drawn { size: Size::new(size.0, size.1), quality, tier, from: WorkedFrom::default() };
         row.cost(&[drawn], &Usage::default()).map_or("none".to_owned(), |c| c.total().to_string())
+    }
+
+    #[test]
+    fn pictures_worked_from_are_counted_where_the_vendor_bills_them() {
+        let first = PriceLine { first: Some(1), ..line(Unit::Megapixel, "0.03") };
+        let more = PriceLine {
+            after: Some(1),
+            of: Counted::Both,
+            round: Round::Up,
+            ..line(Unit::Megapixel, "0.015")
+        };
+        let row = sells(vec![PriceLine { round: Round::Up, ..first }, more]);
+        for (inputs, usd) in
+            [(0, "0.030000000"), (1_000_000, "0.045000000"), (1_000_001, "0.060000000")]
+        {
+            let drawn = Drawn {
+                size: Size::new(1000, 1000),
+                quality: None,
+                tier: None,
+                from: WorkedFrom { pictures: 1, pixels: inputs },
+            };
+            let cost = row.cost(&[drawn], &Usage::default()).unwrap();
+            assert_eq!(cost.total().to_string(), usd, "{inputs}");
+        }
     }
 
     #[test]
@@ -258,7 +319,12 @@ mod tests {
             assert_eq!(total(&sells(vec![price.clone()]), size, None, None), usd, "{size:?}");
         }
         let row = sells(vec![up]);
-        let drawn = Drawn { size: Size::new(1100, 1000), quality: None, tier: None };
+        let drawn = Drawn {
+            size: Size::new(1100, 1000),
+            quality: None,
+            tier: None,
+            from: WorkedFrom::default(),
+        };
         let three = row.cost(&[drawn; 3], &Usage::default()).unwrap();
         assert_eq!(three.lines.len(), 1);
         assert_eq!(three.total(), money("0.06"));
@@ -338,7 +404,12 @@ mod tests {
         let mut row =
             sells(vec![token(Unit::TextInputToken, "5"), token(Unit::ImageOutputToken, "30")]);
         row.estimate = vec![line(Unit::Image, "0.05")];
-        let drawn = [Drawn { size: Size::new(1024, 1024), quality: None, tier: None }; 2];
+        let drawn = [Drawn {
+            size: Size::new(1024, 1024),
+            quality: None,
+            tier: None,
+            from: WorkedFrom::default(),
+        }; 2];
         for (text, image, usd) in [
             (None, None, "0.1"),
             (Some(100), None, "0.1"),

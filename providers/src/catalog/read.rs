@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::{
-    Auth, Catalog, Confidence, Deployment, EMBEDDED, PriceLine, Provider, Retired, SizeField,
-    SizeRule, Task, Wire, price::bills_pictures,
+    Auth, Catalog, Confidence, Deployment, EMBEDDED, InputForm, InputRule, Many, PriceLine,
+    Provider, Retired, SizeField, SizeRule, Task, Wire, price::bills_pictures,
 };
 use crate::{
     adapter,
@@ -35,6 +35,8 @@ struct ProviderFile {
     #[serde(default)]
     size: BTreeMap<String, SizeRule>,
     #[serde(default)]
+    inputs: BTreeMap<String, InputRule>,
+    #[serde(default)]
     model: Vec<Row>,
     unlisted: Option<Unlisted>,
     #[serde(default)]
@@ -49,7 +51,8 @@ struct Row {
     aliases: Vec<String>,
     upstream: String,
     path: Option<String>,
-    task: Task,
+    task: Tasks,
+    inputs: Option<String>,
     size: String,
     default_size: Option<Size>,
     default_quality: Option<String>,
@@ -67,6 +70,23 @@ struct Row {
     checked: String,
     confidence: Confidence,
     retires: Option<String>,
+}
+
+/// One task, or several that are called alike.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Tasks {
+    One(Task),
+    Many(Vec<Task>),
+}
+
+impl Tasks {
+    fn all(&self) -> &[Task] {
+        match self {
+            Self::One(task) => std::slice::from_ref(task),
+            Self::Many(tasks) => tasks,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -97,7 +117,7 @@ impl Catalog {
     }
 
     /// Reads files given as (name without ending, text). A later file of the same name replaces
-    /// the rows with the same id of an earlier one and adds the rest; its other settings win.
+    /// the rows with the same id and task of an earlier one and adds the rest; its other settings win.
     pub fn parse<'a>(
         files: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, CatalogError> {
@@ -160,7 +180,7 @@ fn check_names(catalog: &Catalog) -> Result<(), CatalogError> {
 fn overlay(known: &mut Provider, newer: Provider) {
     let mut models = std::mem::take(&mut known.models);
     for row in newer.models {
-        match models.iter_mut().find(|m| m.model == row.model) {
+        match models.iter_mut().find(|m| m.model == row.model && m.task == row.task) {
             Some(old) => *old = row,
             None => models.push(row),
         }
@@ -190,17 +210,29 @@ fn provider(id: &str, file: ProviderFile, pixels: &PixelTables) -> Result<Provid
         let mut wire = find_wire(&row.wire).map_err(at)?;
         wire.set.extend(row.set.clone());
         let size = find_size(&row.size).map_err(at)?;
+        let inputs = match &row.inputs {
+            None => None,
+            Some(name) => Some(
+                file.inputs
+                    .get(name)
+                    .cloned()
+                    .ok_or_else(|| at(format!("there is no [inputs.{name}]")))?,
+            ),
+        };
         check_row(&row, &wire, &size).map_err(at)?;
-        if models.iter().any(|m| m.model == row.id) {
+        check_inputs(&row, inputs.as_ref(), &wire, &size).map_err(at)?;
+        let tasks = row.task.all();
+        if models.iter().any(|m| m.model == row.id && tasks.contains(&m.task)) {
             return Err(at("this id is there twice".to_owned()));
         }
-        models.push(Deployment {
+        let deployment = Deployment {
             provider: id.to_owned(),
-            model: row.id,
+            model: row.id.clone(),
             aliases: row.aliases,
             upstream: row.upstream,
             path: row.path,
-            task: row.task,
+            task: Task::default(),
+            inputs: inputs.unwrap_or_default(),
             size,
             default_size: row.default_size,
             default_quality: row.default_quality,
@@ -214,7 +246,8 @@ fn provider(id: &str, file: ProviderFile, pixels: &PixelTables) -> Result<Provid
             checked: row.checked,
             confidence: row.confidence,
             retires: row.retires,
-        });
+        };
+        models.extend(tasks.iter().map(|task| Deployment { task: *task, ..deployment.clone() }));
     }
     let unlisted = match file.unlisted {
         None => None,
@@ -271,6 +304,55 @@ fn check_row(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
     check_price(row, wire, size)
 }
 
+/// What a row says of the pictures it works from fits together.
+fn check_inputs(
+    row: &Row,
+    inputs: Option<&InputRule>,
+    wire: &Wire,
+    size: &SizeRule,
+) -> Result<(), String> {
+    let say = |text: &str| Err(text.to_owned());
+    let tasks = row.task.all();
+    if tasks.is_empty() {
+        return say("task is empty");
+    }
+    let takes = tasks.iter().filter(|task| task.takes_pictures()).count();
+    if takes == 0 {
+        return match (inputs, size) {
+            (Some(_), _) => say("inputs are for a task that takes pictures"),
+            (_, SizeRule::Input { .. }) => say("a size that follows the input needs one"),
+            _ => Ok(()),
+        };
+    }
+    let Some(inputs) = inputs else {
+        return say("a task that takes pictures needs inputs");
+    };
+    if inputs.images == 0 || inputs.formats.is_empty() {
+        return say("inputs: images and formats must not be empty");
+    }
+    let Some(images) = &wire.images else {
+        return say("the wire has no field for pictures");
+    };
+    if inputs.images > 1 && images.many == Many::One {
+        return say("inputs: several images but the wire has a field for one");
+    }
+    if images.many == Many::Repeated && images.form != InputForm::File {
+        return say("only files of a form can be repeated");
+    }
+    match (&inputs.mask, &wire.mask) {
+        (Some(_), None) => return say("inputs: a mask but the wire has no field for it"),
+        (Some(_), Some(field)) if field.many != Many::One => return say("there is one mask"),
+        _ => {}
+    }
+    if matches!(size, SizeRule::Input { .. }) && takes < tasks.len() {
+        return say("a size that follows the input needs one for every task");
+    }
+    if !inputs.factors.is_empty() && wire.scale.is_none() && inputs.factors.len() > 1 {
+        return say("inputs: several factors but the wire has no field for them");
+    }
+    Ok(())
+}
+
 fn check_formats(formats: &[Format], wire: &Wire) -> Result<(), String> {
     if formats.is_empty() {
         return Err("formats must not be empty".to_owned());
@@ -288,7 +370,7 @@ fn check_formats(formats: &[Format], wire: &Wire) -> Result<(), String> {
 
 fn check_size(default: Option<Size>, wire: &Wire, size: &SizeRule) -> Result<(), String> {
     match (&wire.size, size) {
-        (None, SizeRule::Fixed { .. })
+        (None, SizeRule::Fixed { .. } | SizeRule::Input { .. })
         | (
             Some(SizeField::Text { .. } | SizeField::Sides { .. }),
             SizeRule::List { .. } | SizeRule::Grid { .. },
@@ -325,7 +407,7 @@ fn check_price(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
         return say("a row without a price is not sold: leave it out");
     }
     let odd = row.price.iter().chain(&row.estimate).find(|line| !bills_pictures(line.unit));
-    if let (Task::ImageGenerate, Some(line)) = (row.task, odd) {
+    if let Some(line) = odd {
         return Err(format!(
             "a picture cannot be billed by the {}: the quantity is not known; \
              write the price by image, megapixel or token",

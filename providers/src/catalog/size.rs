@@ -62,6 +62,17 @@ pub enum SizeRule {
         /// The size.
         size: Size,
     },
+    /// The size of the first picture that is worked from, times the factor of an upscale.
+    Input {
+        /// About so many pixels, at the picture's own ratio, where the vendor scales it.
+        area: Option<u64>,
+        /// What both sides are rounded to.
+        #[serde(default = "one")]
+        multiple_of: u32,
+        /// The factor where none is asked.
+        #[serde(default = "one")]
+        factor: u32,
+    },
 }
 
 fn one() -> u32 {
@@ -83,6 +94,7 @@ impl SizeRule {
             Self::Grid { .. } => "grid",
             Self::Presets { .. } => "presets",
             Self::Fixed { .. } => "fixed",
+            Self::Input { .. } => "input",
         }
     }
 
@@ -125,8 +137,21 @@ impl SizeRule {
             Self::Fixed { size } => {
                 vec![NativeSize { size: *size, words: SizeWords::Omitted }]
             }
-            Self::Grid { .. } => Vec::new(),
+            Self::Grid { .. } | Self::Input { .. } => Vec::new(),
         }
+    }
+
+    /// The rule for a picture of `input` and an upscale by `factor`: one that follows the input
+    /// becomes the size it leads to, any other stays as it is.
+    #[must_use]
+    pub fn for_input(&self, input: Option<Size>, asked: Option<u32>) -> Self {
+        let (Self::Input { area, multiple_of, factor }, Some(input)) = (self, input) else {
+            return self.clone();
+        };
+        let ratio = f64::from(input.width) / f64::from(input.height.max(1));
+        let times = u64::from(asked.unwrap_or(*factor));
+        let area = area.unwrap_or_else(|| input.pixels().saturating_mul(times * times));
+        Self::Fixed { size: sized(ratio, area, *multiple_of) }
     }
 
     /// Whether a size obeys a grid's bounds; false for other rules.

@@ -9,9 +9,9 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use providers::{
-    ImageCall, Reply, ReplyBody, SendKind,
-    catalog::{SizeRule, Wire},
-    lifted,
+    ImageCall, Input, Reply, ReplyBody, SendKind,
+    catalog::{SizeRule, Task, Wire},
+    inlined, lifted,
     media::{Aspect, Format, NativeSize, Size, SizeWords},
 };
 use serde::Deserialize;
@@ -24,6 +24,9 @@ pub(crate) type Check<T = ()> = Result<T, String>;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Meta {
     pub(crate) deployment: Target,
+    /// What is asked of it.
+    #[serde(default)]
+    pub(crate) task: Task,
     /// Values for the settings in the base URL.
     #[serde(default)]
     pub(crate) settings: BTreeMap<String, String>,
@@ -74,6 +77,12 @@ pub(crate) struct Inline {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CallSpec {
     pub(crate) prompt: String,
+    /// Files of the pictures to work from.
+    pub(crate) images: Vec<String>,
+    /// The file of the mask.
+    pub(crate) mask: Option<String>,
+    pub(crate) scale: Option<u32>,
+    pub(crate) fidelity: Option<String>,
     pub(crate) n: Option<u32>,
     pub(crate) size: Option<Size>,
     pub(crate) ratio: Option<Aspect>,
@@ -101,7 +110,17 @@ impl CallSpec {
         };
         // Pixels beside a ratio or preset are for the planner; an adapter must not need them.
         let size = self.size.unwrap_or(Size::new(1, 1));
+        let input = |index: usize, name: &String| Input {
+            token: index as u64,
+            format: name.rsplit('.').next().and_then(|e| e.parse().ok()).unwrap_or(Format::Png),
+            size,
+            url: Some(format!("https://media.example.com/media/{name}")),
+        };
         ImageCall {
+            images: self.images.iter().enumerate().map(|(i, name)| input(i, name)).collect(),
+            mask: self.mask.as_ref().map(|name| input(self.images.len(), name)),
+            scale: self.scale,
+            fidelity: self.fidelity.clone(),
             prompt: self.prompt.clone(),
             n: self.n.unwrap_or(1),
             size: words.map(|words| NativeSize { size, words }),
@@ -258,6 +277,29 @@ impl Case {
         fs::read(self.dir.join(name))
             .or_else(|_| fs::read(root().join("_media").join(name)))
             .map_err(|e| format!("{name}: {e}"))
+    }
+
+    /// The pictures to work from and the mask, by their tokens.
+    pub(crate) fn inputs(&self) -> Vec<&String> {
+        self.meta.call.images.iter().chain(&self.meta.call.mask).collect()
+    }
+
+    /// Puts the pictures in the place of what stands for them in a body, as the engine does.
+    pub(crate) fn inline(&self, value: &mut Value) -> Check {
+        match value {
+            Value::String(text) => {
+                for (token, name) in self.inputs().into_iter().enumerate() {
+                    let stand_in = inlined(token as u64);
+                    if text.contains(&stand_in) {
+                        *text = text.replace(&stand_in, &STANDARD.encode(self.file(name)?));
+                    }
+                }
+                Ok(())
+            }
+            Value::Array(items) => items.iter_mut().try_for_each(|item| self.inline(item)),
+            Value::Object(map) => map.values_mut().try_for_each(|item| self.inline(item)),
+            _ => Ok(()),
+        }
     }
 
     /// Fills in `@base64:` strings: as they are, or lifted into `blobs`.

@@ -39,7 +39,7 @@ pub(crate) fn same(at: &str, want: &Value, got: &Value) -> Check {
 }
 
 /// A request as `NN-send.json` writes it, without its kind.
-pub(crate) fn written(request: &WireRequest) -> Check<Value> {
+pub(crate) fn written(case: &Case, request: &WireRequest) -> Check<Value> {
     let headers: BTreeMap<&str, &str> =
         request.headers.iter().map(|(k, v)| (*k, v.as_str())).collect();
     if headers.len() != request.headers.len() {
@@ -49,7 +49,9 @@ pub(crate) fn written(request: &WireRequest) -> Check<Value> {
     match &request.body {
         Body::Empty => {}
         Body::Json(text) => {
-            out["json"] = serde_json::from_slice(text).map_err(|e| format!("body: {e}"))?;
+            let mut json = serde_json::from_slice(text).map_err(|e| format!("body: {e}"))?;
+            case.inline(&mut json)?;
+            out["json"] = json;
         }
         Body::Form(parts) => {
             let mut form = Map::new();
@@ -58,6 +60,11 @@ pub(crate) fn written(request: &WireRequest) -> Check<Value> {
                     PartValue::Text(text) => text.as_str().into(),
                     PartValue::File { name, mime, data } => {
                         json!({"name": name, "mime": mime, "data": STANDARD.encode(data)})
+                    }
+                    PartValue::Input { name, mime, token } => {
+                        let inputs = case.inputs();
+                        let file = inputs.get(*token as usize).ok_or("no such picture")?;
+                        json!({"name": name, "mime": mime, "data": STANDARD.encode(case.file(file)?)})
                     }
                 };
                 // A name that comes again becomes a list.
@@ -82,7 +89,7 @@ pub(crate) fn check_request(at: &str, case: &Case, want: &Send, got: &WireReques
             full[name] = case.fill(body, false, &mut Vec::new())?;
         }
     }
-    same(at, &full, &written(got)?)
+    same(at, &full, &written(case, got)?)
 }
 
 pub(crate) fn check_output(case: &Case, want: &Value, output: &Output, blobs: &[String]) -> Check {

@@ -2,7 +2,7 @@
 
 use providers::{
     Adapter, Call, Recovery, RemoteJob, SendKind, Settled, Step, UpstreamError, adapter,
-    catalog::{Catalog, Deployment, Provider},
+    catalog::{Catalog, Deployment, Provider, Task},
 };
 use serde_json::{Value, json};
 
@@ -18,17 +18,17 @@ pub(crate) struct Called {
     pub(crate) hosts: Vec<String>,
 }
 
-fn row<'a>(catalog: &'a Catalog, slug: &str) -> Option<(&'a Provider, &'a Deployment)> {
+fn row<'a>(catalog: &'a Catalog, slug: &str, task: Task) -> Option<(&'a Provider, &'a Deployment)> {
     let provider = catalog.providers.get(slug.split_once('/')?.0)?;
-    Some((provider, provider.models.iter().find(|d| d.slug() == slug)?))
+    Some((provider, provider.models.iter().find(|d| d.slug() == slug && d.task == task)?))
 }
 
 pub(crate) fn called(catalog: &Catalog, case: &Case, folder: &str) -> Check<Called> {
     let find = |name: &str| adapter(name).ok_or_else(|| format!("no adapter named {name:?}"));
     match &case.meta.deployment {
         Target::Row(slug) => {
-            let (provider, deployment) =
-                row(catalog, slug).ok_or_else(|| format!("{slug:?} is not in the catalogue"))?;
+            let (provider, deployment) = row(catalog, slug, case.meta.task)
+                .ok_or_else(|| format!("{slug:?} is not in the catalogue"))?;
             let settings = || case.meta.settings.iter().chain(&provider.settings);
             let fill = |text: &str| {
                 settings().fold(text.to_owned(), |text, (name, value)| {
@@ -49,6 +49,7 @@ pub(crate) fn called(catalog: &Catalog, case: &Case, folder: &str) -> Check<Call
             deployment: Deployment {
                 provider: folder.to_owned(),
                 upstream: inline.upstream.clone(),
+                task: case.meta.task,
                 path: inline.path.clone(),
                 n: 10,
                 size: inline.size.clone().unwrap_or_default(),
@@ -135,7 +136,7 @@ impl Play<'_> {
     fn waiting(&self, job: &RemoteJob, at: &At) -> Check {
         if let Some(want) = &self.case.cancel {
             let request = self.adapter.cancel(self.call, job);
-            same("cancel", want, &request.map_or(Ok(Value::Null), |r| written(&r))?)?;
+            same("cancel", want, &request.map_or(Ok(Value::Null), |r| written(self.case, &r))?)?;
         }
         let kept = serde_json::to_string(job).map_err(|e| e.to_string())?;
         let kept: RemoteJob = serde_json::from_str(&kept).map_err(|e| e.to_string())?;
@@ -160,7 +161,8 @@ impl Play<'_> {
         };
         check_request(at, self.case, want, request)?;
         if let (Some(want), Some(got)) = (&want.listen, &listen) {
-            let got = got.as_ref().map_or(Ok(Value::Null), written)?;
+            let got =
+                got.as_ref().map_or(Ok(Value::Null), |request| written(self.case, request))?;
             same(&format!("{at}.listen"), want, &got)?;
         }
         if let Some(want) = &want.job {
@@ -199,7 +201,7 @@ impl Play<'_> {
             return Err(format!("{at}: the adapter does not declare a search"));
         }
         let request = self.adapter.search(self.call, want.sent_at).ok_or("no search")?;
-        let written = written(&request)?;
+        let written = written(self.case, &request)?;
         same(at, &json!({"method": "GET", "url": want.url, "headers": {}}), &written)?;
         let reply = self.case.reply(answer, self.lift, &mut self.blobs)?;
         let found = self.adapter.found(self.call, want.sent_at, &reply);

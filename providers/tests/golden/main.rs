@@ -123,7 +123,7 @@ fn happy(scenario: &str) -> bool {
 /// constants that come with every call.
 fn shape(deployment: &Deployment) -> String {
     let wire = Wire { set: BTreeMap::new(), ..deployment.wire.clone() };
-    format!("{} {wire:?}", deployment.provider)
+    format!("{} {} {wire:?}", deployment.provider, deployment.task.name())
 }
 
 #[test]
@@ -147,7 +147,9 @@ fn every_adapter_and_every_request_shape_of_the_catalogue_has_a_happy_fixture() 
     for deployment in catalog.deployments() {
         let key = shape(deployment);
         if !shapes.contains(&key) {
-            missing.entry(key).or_insert_with(|| deployment.slug());
+            missing
+                .entry(key)
+                .or_insert_with(|| format!("{} ({})", deployment.slug(), deployment.task.name()));
         }
     }
     let missing: Vec<&String> = missing.values().collect();

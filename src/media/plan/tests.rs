@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use providers::{
     Usage,
-    catalog::{Catalog, Drawn},
+    catalog::{Catalog, Drawn, WorkedFrom},
 };
 
 use super::*;
@@ -302,7 +302,7 @@ fn the_whole_catalogue_serves_the_matrix_within_each_vendors_schema() {
     let mut served = 0;
     for deployment in catalog.deployments() {
         let price = |size: Size, tier: Option<&str>| {
-            let drawn = Drawn { size, quality: None, tier };
+            let drawn = Drawn { size, quality: None, tier, from: WorkedFrom::default() };
             deployment.cost(&[drawn], &Usage::default()).map_or(Money::MAX, |c| c.total())
         };
         for asked in [
