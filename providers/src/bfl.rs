@@ -135,32 +135,45 @@ fn state(
         Err(_) if reply.status == 404 => Value::Null,
         parsed => parsed?,
     };
-    let word = answer.get("status").or_else(|| answer.get("state")).and_then(Value::as_str);
-    let word = word.unwrap_or_default();
-    let fault = match word.to_ascii_lowercase().as_str() {
-        "ready" => return done(call, job, &answer),
-        "request moderated" | "content moderated" => Fault::Moderated,
-        "error" | "failed" => Fault::JobFailed,
+    match end(call, job, reply, &answer) {
         // With a webhook the submit names no cluster. One that does not know the job proves
         // nothing then: the push will tell.
-        "task not found"
-            if call.callback_url.is_some()
+        Some(Err(error))
+            if error.fault == Fault::JobLost
+                && call.callback_url.is_some()
                 && job.status_url == unseen(call, &job.id).status_url =>
         {
-            return Ok(job.clone().wait());
+            Ok(job.clone().wait())
         }
+        Some(end) => end,
+        None if reply.status == 404 => Err(refusal(sent, reply)),
+        None => Ok(job.running().wait()),
+    }
+}
+
+/// How a job ended, by the word of its state; none while it runs. Fireworks uses the same words.
+pub(crate) fn end(
+    call: &Call<'_>,
+    job: &RemoteJob,
+    reply: &Reply,
+    answer: &Value,
+) -> Option<Result<Step, UpstreamError>> {
+    let word = answer.get("status").or_else(|| answer.get("state")).and_then(Value::as_str)?;
+    let fault = match word.to_ascii_lowercase().as_str() {
+        "ready" => return Some(done(call, job, answer)),
+        "request moderated" | "content moderated" => Fault::Moderated,
+        "error" | "failed" => Fault::JobFailed,
         "task not found" => Fault::JobLost,
-        _ if reply.status == 404 => return Err(refusal(sent, reply)),
-        _ => return Ok(job.running().wait()),
+        _ => return None,
     };
-    let reasons = reasons(&answer);
+    let reasons = reasons(answer);
     let message = if reasons.is_empty() { word.to_owned() } else { format!("{word}: {reasons}") };
-    Err(reply::refusal(fault, reply, Some(&message)).code(Some(word)))
+    Some(Err(reply::refusal(fault, reply, Some(&message)).code(Some(word))))
 }
 
 fn done(call: &Call<'_>, job: &RemoteJob, answer: &Value) -> Result<Step, UpstreamError> {
     let result = answer.get("result").unwrap_or(&Value::Null);
-    let sample = text(result, "sample").filter(|url| !url.is_empty());
+    let sample = text(result, "sample");
     let sample = sample.ok_or_else(|| {
         UpstreamError::new(Fault::Empty, "the provider's result holds no picture")
     })?;

@@ -67,6 +67,17 @@ pub fn fields(call: &Call<'_>) -> Map<String, Value> {
     body
 }
 
+/// Takes the format out of the fields: it is asked for in the `accept` header where the wire
+/// calls its field so. Without one asked, it is the one the deployment gives first.
+pub(crate) fn accept(call: &Call<'_>, fields: &mut Map<String, Value>) -> Option<String> {
+    let named = call.deployment.wire.format.as_ref().filter(|choice| choice.field == "accept")?;
+    let first = call.deployment.formats.first().and_then(|format| named.values.get(format.name()));
+    match fields.remove("accept") {
+        Some(Value::String(asked)) => Some(asked),
+        _ => first.cloned(),
+    }
+}
+
 /// The pictures of a call and its mask, each with how it is written.
 fn inputs<'a>(call: &'a Call<'_>) -> impl Iterator<Item = (&'a InputField, &'a [Input])> {
     let (wire, image) = (&call.deployment.wire, call.image);

@@ -35,7 +35,7 @@ impl Detail {
 }
 
 fn complaint(one: &Value) -> Option<&str> {
-    one.get("msg").or_else(|| one.get("message")).unwrap_or(one).as_str()
+    ["msg", "message", "error"].iter().find_map(|name| one.get(name)).unwrap_or(one).as_str()
 }
 
 /// The last name of a `loc` such as `["body", "image_urls", 0]`; the place alone names nothing.
@@ -74,6 +74,7 @@ mod tests {
         );
         check(json!({"detail": ["one", "two"]}), Some(("one; two", None, None)));
         check(json!({"detail": {"msg": "no", "type": "x"}}), Some(("no", Some("x"), None)));
+        check(json!({"detail": {"error": "no"}}), Some(("no", None, None)));
         check(json!({"detail": []}), Some(("", None, None)));
         check(json!({"detail": null}), None);
         check(json!({"detail": 7}), None);

@@ -19,6 +19,7 @@ pub mod signature;
 mod bfl;
 mod fal;
 mod fastapi;
+mod fireworks;
 mod gemini;
 mod ideogram;
 mod job;
@@ -27,6 +28,7 @@ mod output;
 mod recraft;
 mod replicate;
 mod reply;
+mod said;
 mod stability;
 mod time;
 mod wire;
@@ -61,6 +63,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &xai::Xai,
     &ideogram::Ideogram,
     &recraft::Recraft,
+    &fireworks::Fireworks,
 ];
 
 /// The adapter of that name.

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, value::RawValue};
 
-use crate::{Call, Fault, Reply, SendKind, UpstreamError, fastapi::Detail, money::Money};
+use crate::{
+    Call, Fault, Output, Picture, Reply, SendKind, Source, Step, UpstreamError, money::Money,
+    said::Said,
+};
 
 /// What a status means where the body says nothing better. Success is for the caller to tell.
 pub(crate) fn fault_of(status: u16) -> Fault {
@@ -73,6 +76,29 @@ pub(crate) fn refuses_content(words: &str) -> bool {
     .any(|said| words.contains(said))
 }
 
+/// The one picture of a synchronous reply, where the vendor says how it ended in Stability's
+/// words.
+pub(crate) fn drawn(
+    source: Option<Source>,
+    reason: Option<&str>,
+    seed: Option<u64>,
+) -> Result<Step, UpstreamError> {
+    if reason == Some("CONTENT_FILTERED") {
+        let message = "the picture was filtered for its content";
+        return Err(UpstreamError::new(Fault::Moderated, message).code(reason));
+    }
+    let source = source
+        .ok_or_else(|| UpstreamError::new(Fault::Empty, "the provider's reply holds no picture"))?;
+    let picture = Picture { seed, ..Picture::new(source) };
+    Ok(Step::Done(Output { pictures: vec![picture], ..Output::default() }))
+}
+
+/// A reply that is the picture itself, with the seed and how it ended in its headers.
+pub(crate) fn drawn_bytes(blob: usize, reply: &Reply) -> Result<Step, UpstreamError> {
+    let seed = reply.header("seed").and_then(|seed| seed.parse().ok());
+    drawn(Some(Source::Blob(blob)), reply.header("finish-reason"), seed)
+}
+
 /// A refusal with the vendor's words, made fit to be shown, and the delay it asks for in its
 /// headers. Without words the status speaks.
 pub(crate) fn refusal(fault: Fault, reply: &Reply, words: Option<&str>) -> UpstreamError {
@@ -83,16 +109,9 @@ pub(crate) fn refusal(fault: Fault, reply: &Reply, words: Option<&str>) -> Upstr
     UpstreamError::new(fault, message).retry_after(retry_after(reply))
 }
 
-/// What an error body says, for vendors that publish no schema of theirs: FastAPI's `detail`, or
-/// an `error` or `message`, bare or in an object.
+/// What an error body says, for vendors that publish no schema of theirs.
 pub(crate) fn words(body: &Value) -> Option<String> {
-    let filled = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let plain = |name: &str| {
-        let said = body.get(name)?;
-        filled(said.as_str().or_else(|| text(said, "message"))?)
-    };
-    let detail = || filled(&Detail::of(body)?.message);
-    detail().or_else(|| ["error", "message"].into_iter().find_map(plain))
+    Said::of(body).message
 }
 
 /// The prompt a vendor says it drew, where that is not the one it was given.
@@ -146,22 +165,6 @@ mod tests {
         check(&[("retry-after", "Fri, 06 Nov 2026 10:00:00 GMT")], None);
         for wrong in ["-1", "NaN", "inf", "1e300", ""] {
             check(&[("retry-after", wrong)], None);
-        }
-    }
-
-    #[test]
-    fn the_words_of_an_error_are_found_wherever_they_stand() {
-        for (body, said) in [
-            (r#"{"error": "no"}"#, Some("no")),
-            (r#"{"error": {"message": "no"}}"#, Some("no")),
-            (r#"{"error": {"code": 7}, "message": "no"}"#, Some("no")),
-            (r#"{"error": "", "message": "no"}"#, Some("no")),
-            (r#"{"detail": [{"msg": "no"}], "error": "other"}"#, Some("no")),
-            (r#"{"detail": null, "message": "no"}"#, Some("no")),
-            (r#"{"code": "no"}"#, None),
-            ("null", None),
-        ] {
-            assert_eq!(words(&serde_json::from_str(body).unwrap()).as_deref(), said, "{body}");
         }
     }
 

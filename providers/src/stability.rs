@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
-    Adapter, Body, Call, Fault, Output, Picture, RemoteJob, Reply, ReplyBody, SendKind, Source,
-    Step, UpstreamError, WireRequest, body,
+    Adapter, Body, Call, Fault, RemoteJob, Reply, ReplyBody, SendKind, Source, Step, UpstreamError,
+    WireRequest, body,
     catalog::Task,
     reply::{self, fault_at, text},
 };
@@ -48,29 +48,15 @@ impl Adapter for Stability {
         if !reply.is_success() {
             return Err(refusal(sent, reply));
         }
-        let (source, reason, seed) = match &reply.body {
-            ReplyBody::Media(index) => {
-                let seed = reply.header("seed").and_then(|seed| seed.parse().ok());
-                let reason = reply.header("finish-reason").map(str::to_owned);
-                (Some(Source::Blob(*index)), reason, seed)
-            }
+        match &reply.body {
+            ReplyBody::Media(blob) => reply::drawn_bytes(*blob, reply),
             ReplyBody::Text(_) => {
                 let answer: Value = reply.json()?;
-                let image = text(&answer, "image").filter(|image| !image.is_empty());
-                let reason = text(&answer, "finish_reason").map(str::to_owned);
                 let seed = answer.get("seed").and_then(Value::as_u64);
-                (image.map(Source::inline), reason, seed)
+                let source = text(&answer, "image").map(Source::inline);
+                reply::drawn(source, text(&answer, "finish_reason"), seed)
             }
-        };
-        if reason.as_deref() == Some("CONTENT_FILTERED") {
-            let message = "the picture was filtered for its content";
-            return Err(UpstreamError::new(Fault::Moderated, message).code(reason));
         }
-        let source = source.ok_or_else(|| {
-            UpstreamError::new(Fault::Empty, "the provider's reply holds no picture")
-        })?;
-        let picture = Picture { seed, ..Picture::new(source) };
-        Ok(Step::Done(Output { pictures: vec![picture], ..Output::default() }))
     }
 }
 

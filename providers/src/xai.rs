@@ -7,7 +7,8 @@ use crate::{
     Adapter, Call, Fault, Output, Picture, RemoteJob, Reply, SendKind, Source, Step, UpstreamError,
     Usage, WireRequest, body,
     money::Money,
-    reply::{self, fault_of, refusal, refuses_content, text},
+    reply::{self, text},
+    said::{Said, refused},
 };
 
 /// xAI's dialect.
@@ -32,11 +33,14 @@ impl Adapter for Xai {
     fn advance(
         &self,
         call: &Call<'_>,
-        _sent: SendKind,
+        sent: SendKind,
         _job: Option<&RemoteJob>,
         reply: &Reply,
     ) -> Result<Step, UpstreamError> {
-        if reply.is_success() { output(call, reply).map(Step::Done) } else { Err(refused(reply)) }
+        if !reply.is_success() {
+            return Err(refused(sent, reply, |said| told(reply.status, said)));
+        }
+        output(call, reply).map(Step::Done)
     }
 }
 
@@ -70,24 +74,13 @@ fn picture(call: &Call<'_>, item: &Value) -> Result<Picture, UpstreamError> {
     Ok(Picture { revised_prompt, ..Picture::new(source) })
 }
 
-/// `{"code", "error": "text"}`, or OpenAI's `{"error": {message, type, param, code}}`.
-fn refused(reply: &Reply) -> UpstreamError {
-    let body: Value = serde_json::from_slice(reply.text()).unwrap_or_default();
-    let error = &body["error"];
-    let words = error.as_str().or_else(|| text(error, "message"));
-    let code = text(&body, "code").or_else(|| text(error, "code"));
-    let said = words.unwrap_or_default().to_lowercase();
-    let fault = match reply.status {
-        400 | 403 | 422 if refuses_content(&said) => Fault::Moderated,
+/// What `{"code", "error": "text"}` says beside its status; the codes are kinds of gRPC's.
+fn told(status: u16, said: &Said) -> Option<Fault> {
+    match status {
         // A bad key is a bad request here.
-        400 if said.contains("api key") => Fault::Credential,
-        400 if said.starts_with("model not found") => Fault::UnknownModel,
-        403 | 429 if said.contains("credits") || said.contains("spending limit") => Fault::Balance,
-        // Only the vendor's own words can say that the caller is wrong; a proxy's page cannot.
-        400..=499 if words.is_none() && fault_of(reply.status) == Fault::Invalid => {
-            Fault::Malformed
-        }
-        status => fault_of(status),
-    };
-    refusal(fault, reply, words).code(code).param(text(error, "param"))
+        400 if said.speaks_of(&["api key"]) => Some(Fault::Credential),
+        400 if said.speaks_of(&["model not found"]) => Some(Fault::UnknownModel),
+        403 | 429 if said.speaks_of(&["credits", "spending limit"]) => Some(Fault::Balance),
+        _ => None,
+    }
 }
