@@ -23,6 +23,7 @@ mod fireworks;
 mod gemini;
 mod ideogram;
 mod job;
+mod luma;
 mod openai;
 mod output;
 mod recraft;
@@ -64,6 +65,8 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &ideogram::Ideogram,
     &recraft::Recraft,
     &fireworks::Fireworks,
+    &luma::Luma,
+    &luma::LumaAgents,
 ];
 
 /// The adapter of that name.

@@ -7,7 +7,7 @@ use crate::{
     Adapter, Call, Fault, Output, Picture, RemoteJob, Reply, SendKind, Source, Step, UpstreamError,
     Usage, WireRequest, body,
     money::Money,
-    reply::{self, fault_of, refusal, refuses_content, text},
+    reply::{self, fault_of, lacks_credits, refusal, refuses_content, text},
 };
 
 /// Recraft's dialect.
@@ -71,9 +71,7 @@ fn refused(reply: &Reply) -> UpstreamError {
     let said = said.to_lowercase().replace('_', " ");
     let fault = match reply.status {
         400 | 403 | 422 if refuses_content(&said) => Fault::Moderated,
-        400 | 403 if said.contains("enough credits") || said.contains("insufficient credits") => {
-            Fault::Balance
-        }
+        400 | 403 if lacks_credits(&said) => Fault::Balance,
         status => fault_of(status),
     };
     refusal(fault, reply, words.as_deref()).code(code)

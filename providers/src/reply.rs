@@ -99,6 +99,14 @@ pub(crate) fn drawn_bytes(blob: usize, reply: &Reply) -> Result<Step, UpstreamEr
     drawn(Some(Source::Blob(blob)), reply.header("finish-reason"), seed)
 }
 
+/// Whether a vendor's words say that the balance is empty, where no status does.
+pub(crate) fn lacks_credits(words: &str) -> bool {
+    let words = words.to_lowercase();
+    ["insufficient credits", "enough credits", "insufficient balance", "insufficient funds"]
+        .iter()
+        .any(|said| words.contains(said))
+}
+
 /// A refusal with the vendor's words, made fit to be shown, and the delay it asks for in its
 /// headers. Without words the status speaks.
 pub(crate) fn refusal(fault: Fault, reply: &Reply, words: Option<&str>) -> UpstreamError {

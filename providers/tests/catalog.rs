@@ -183,6 +183,8 @@ fn known_prices() {
         ("ideogram/ideogram-v3", "1024x1024", None, None, "0.06"),
         ("ideogram/ideogram-v3", "1024x1024", Some("FLASH"), None, "0.03"),
         ("ideogram/ideogram-v4", "2048x2048", Some("QUALITY"), None, "0.1"),
+        ("luma/photon-1", "2048x1152", None, None, "0.015"),
+        ("luma-agents/luma-uni-1", "2048x1152", None, None, "0.0404"),
         ("openai/gpt-image-2", "1536x1024", Some("medium"), None, "0.041"),
         ("openai/gpt-image-2", "1024x1024", None, None, "0.211"),
         ("openai/gpt-image-2", "3840x2160", Some("high"), None, "0.401"),
@@ -273,6 +275,7 @@ fn no_caller_may_set_what_a_callback_travels_in() {
             "bfl webhook_url",
             "fal fal_webhook",
             "ideogram webhook_url",
+            "luma callback_url",
             "replicate webhook",
             "replicate webhook_events_filter"
         ]
