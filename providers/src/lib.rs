@@ -29,6 +29,7 @@ mod output;
 mod recraft;
 mod replicate;
 mod reply;
+mod runway;
 mod said;
 mod stability;
 mod time;
@@ -67,6 +68,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &fireworks::Fireworks,
     &luma::Luma,
     &luma::LumaAgents,
+    &runway::Runway,
 ];
 
 /// The adapter of that name.
