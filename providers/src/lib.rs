@@ -17,6 +17,8 @@ pub mod recovery;
 pub mod signature;
 
 mod bfl;
+mod byteplus;
+mod deepinfra;
 mod fal;
 mod fastapi;
 mod fireworks;
@@ -69,6 +71,8 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &luma::Luma,
     &luma::LumaAgents,
     &runway::Runway,
+    &deepinfra::DeepInfra,
+    &byteplus::BytePlus,
 ];
 
 /// The adapter of that name.

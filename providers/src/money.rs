@@ -18,6 +18,8 @@ pub struct Money(i64);
 impl Money {
     /// Nothing.
     pub const ZERO: Self = Self(0);
+    /// One dollar.
+    pub const DOLLAR: Self = Self(1_000_000_000);
     /// The largest amount; stands for "more than anyone would pay" in comparisons.
     pub const MAX: Self = Self(i64::MAX);
 

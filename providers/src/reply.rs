@@ -53,12 +53,16 @@ pub(crate) fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
     object.get(field)?.as_str().filter(|text| !text.is_empty())
 }
 
-/// What a reply says that the call costs, counted in units worth `each`. It is read from the text
-/// of the number, for money never passes through a float; a figure that is none must not cost us
-/// what is paid.
+/// What a reply says that the call costs, counted in units worth `each`; a slash in the field goes
+/// into an object. It is read from the text of the number, for money never passes through a float;
+/// a figure that is none must not cost us what is paid.
 pub(crate) fn billed(reply: &Reply, field: &str, each: Money) -> Option<Money> {
-    let mut fields: BTreeMap<String, Box<RawValue>> = reply.json().ok()?;
-    Money::of_number(fields.remove(field)?.get(), each)
+    let mut value: Box<RawValue> = reply.json().ok()?;
+    for name in field.split('/') {
+        let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(value.get()).ok()?;
+        value = fields.remove(name)?;
+    }
+    Money::of_number(value.get(), each)
 }
 
 /// Whether a vendor's words refuse a prompt or a picture for its content, where no code says so.

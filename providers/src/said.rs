@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     Fault, Reply, SendKind, UpstreamError,
     fastapi::Detail,
-    reply::{fault_at, refusal, refuses_content, text},
+    reply::{fault_at, refusal, refuses_content, shown, text},
 };
 
 /// The words of a refusal.
@@ -40,6 +40,13 @@ impl Said {
             code: code.map(str::to_owned),
             param: text(error, "param").map(str::to_owned).or(detail.param),
         }
+    }
+
+    /// As an error where no status speaks: one that stands inside a reply with HTTP 200.
+    pub(crate) fn into_error(self, fault: Fault) -> UpstreamError {
+        let message = self.message.as_deref().map(shown).filter(|text| !text.is_empty());
+        let message = message.unwrap_or_else(|| "the provider refused without a reason".to_owned());
+        UpstreamError::new(fault, message).code(self.code).param(self.param)
     }
 
     /// Whether the message holds one of these, which are in lower case.
