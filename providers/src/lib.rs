@@ -25,6 +25,7 @@ mod fireworks;
 mod gemini;
 mod ideogram;
 mod job;
+mod leonardo;
 mod luma;
 mod openai;
 mod output;
@@ -73,6 +74,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &runway::Runway,
     &deepinfra::DeepInfra,
     &byteplus::BytePlus,
+    &leonardo::Leonardo,
 ];
 
 /// The adapter of that name.

@@ -51,12 +51,11 @@ impl Adapter for Luma {
         job: Option<&RemoteJob>,
         reply: &Reply,
     ) -> Result<Step, UpstreamError> {
-        step(sent, reply, job, |id| deletable(call, id))
+        step(sent, reply, job, |id| unseen(call, id).deletable())
     }
 
     fn cancel(&self, call: &Call<'_>, job: &RemoteJob) -> Option<WireRequest> {
-        let url = job.cancel_url.as_deref().filter(|url| call.may_follow(url))?;
-        Some(WireRequest { method: "DELETE", ..WireRequest::get(url) })
+        job.delete(call)
     }
 
     fn recovery(&self) -> &'static [Recovery] {
@@ -64,7 +63,7 @@ impl Adapter for Luma {
     }
 
     fn resume(&self, call: &Call<'_>, job: &RemoteJob) -> Result<Step, UpstreamError> {
-        Ok(RemoteJob { state: job.state, ..deletable(call, &job.id) }.wait())
+        Ok(RemoteJob { state: job.state, ..unseen(call, &job.id).deletable() }.wait())
     }
 
     fn callback(&self, call: &Call<'_>, job: Option<&RemoteJob>, push: &Reply) -> Option<Pushed> {
@@ -73,7 +72,7 @@ impl Adapter for Luma {
         let job = match job {
             Some(job) if job.id == id => job.clone(),
             Some(_) => return None,
-            None => deletable(call, id),
+            None => unseen(call, id).deletable(),
         };
         let step = step(SendKind::Poll, push, Some(&job), |_| job.clone());
         Some(Pushed { job, step })
@@ -124,11 +123,6 @@ fn submit(call: &Call<'_>, path: &str, callback: Option<&str>) -> Step {
 
 fn unseen(call: &Call<'_>, id: &str) -> RemoteJob {
     RemoteJob::new(id, format!("{}/generations/{}", call.base_url, escape(id)))
-}
-
-fn deletable(call: &Call<'_>, id: &str) -> RemoteJob {
-    let job = unseen(call, id);
-    RemoteJob { cancel_url: Some(job.status_url.clone()), ..job }
 }
 
 /// A generation looks the same in the reply to the submit, to a poll and in a push; `open` makes
@@ -182,15 +176,10 @@ fn failed(answer: &Value, reply: &Reply) -> UpstreamError {
         Some("invalid_request" | "image_too_large" | "unsupported_format" | "corrupt_input") => {
             Fault::Invalid
         }
-        None if words.is_some_and(moderates) => Fault::Moderated,
+        None if words.is_some_and(refuses_content) => Fault::Moderated,
         _ => Fault::JobFailed,
     };
     reply::refusal(fault, reply, Some(words.unwrap_or("the generation failed"))).code(code)
-}
-
-/// A refusal may have no code of its own.
-fn moderates(words: &str) -> bool {
-    refuses_content(words) || words.to_lowercase().contains("moderat")
 }
 
 /// What a reply that is not 2xx means: `{"detail"}` in both of FastAPI's shapes.
@@ -199,7 +188,7 @@ fn refusal(sent: SendKind, reply: &Reply) -> UpstreamError {
     let words = reply::words(&answer);
     let said = |test: fn(&str) -> bool| words.as_deref().is_some_and(test);
     let fault = match (sent, reply.status) {
-        (SendKind::Submit, 400 | 422) if said(moderates) => Fault::Moderated,
+        (SendKind::Submit, 400 | 422) if said(refuses_content) => Fault::Moderated,
         (SendKind::Submit, 400 | 403) if said(lacks_credits) => Fault::Balance,
         (sent, status) => fault_at(sent, status),
     };

@@ -70,7 +70,7 @@ pub(crate) fn refuses_content(words: &str) -> bool {
     let words = words.to_lowercase();
     [
         "nsfw",
-        "content moderation",
+        "moderat",
         "content policy",
         "content filter",
         "usage guidelines",
@@ -106,9 +106,15 @@ pub(crate) fn drawn_bytes(blob: usize, reply: &Reply) -> Result<Step, UpstreamEr
 /// Whether a vendor's words say that the balance is empty, where no status does.
 pub(crate) fn lacks_credits(words: &str) -> bool {
     let words = words.to_lowercase();
-    ["insufficient credits", "enough credits", "insufficient balance", "insufficient funds"]
-        .iter()
-        .any(|said| words.contains(said))
+    [
+        "insufficient credits",
+        "enough credits",
+        "enough api tokens",
+        "insufficient balance",
+        "insufficient funds",
+    ]
+    .iter()
+    .any(|said| words.contains(said))
 }
 
 /// A refusal with the vendor's words, made fit to be shown, and the delay it asks for in its

@@ -52,8 +52,7 @@ impl Adapter for Runway {
     }
 
     fn cancel(&self, call: &Call<'_>, job: &RemoteJob) -> Option<WireRequest> {
-        let url = job.cancel_url.as_deref().filter(|url| call.may_follow(url))?;
-        Some(WireRequest { method: "DELETE", ..WireRequest::get(url) })
+        job.delete(call)
     }
 
     fn resume(&self, call: &Call<'_>, job: &RemoteJob) -> Result<Step, UpstreamError> {
@@ -62,8 +61,7 @@ impl Adapter for Runway {
 }
 
 fn unseen(call: &Call<'_>, id: &str) -> RemoteJob {
-    let job = RemoteJob::new(id, format!("{}/tasks/{}", call.base_url, escape(id)));
-    RemoteJob { cancel_url: Some(job.status_url.clone()), ..job }
+    RemoteJob::new(id, format!("{}/tasks/{}", call.base_url, escape(id))).deletable()
 }
 
 fn task(job: RemoteJob, answer: &Value, reply: &Reply) -> Result<Step, UpstreamError> {
