@@ -50,6 +50,17 @@ pub struct ProviderLabels {
     pub provider: String,
 }
 
+/// What the auditor sees.
+#[derive(Clone, Debug, Default)]
+pub struct BookMetrics {
+    /// Accounts that were found not to equal their transfers.
+    pub frozen: Counter,
+    /// Attempts of which nobody knows what became of them, of jobs that are over.
+    pub unknown: Gauge,
+    /// Nano-dollars that providers may bill for them.
+    pub suspense: Gauge,
+}
+
 /// All metrics of this process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -78,8 +89,8 @@ pub struct Metrics {
     pub limits_degraded: Counter,
     /// What providers pushed.
     pub callbacks: Family<CallbackLabels, Counter>,
-    /// Accounts that were found not to equal their transfers.
-    pub frozen: Counter,
+    /// What the auditor sees.
+    pub books: BookMetrics,
     /// Jobs of another process that this one went on with.
     pub taken_over: Counter,
     /// Times that the store did not take a finished picture.
@@ -107,7 +118,7 @@ impl Default for Metrics {
             running: Gauge::default(),
             limits_degraded: Counter::default(),
             callbacks: Family::default(),
-            frozen: Counter::default(),
+            books: BookMetrics::default(),
             taken_over: Counter::default(),
             unkept: Counter::default(),
             registry: Registry::default(),
@@ -139,7 +150,17 @@ impl Default for Metrics {
         registry.register(
             "accounts_frozen",
             "Accounts that were found not to equal their transfers",
-            metrics.frozen.clone(),
+            metrics.books.frozen.clone(),
+        );
+        registry.register(
+            "attempts_unknown",
+            "Attempts whose outcome nobody knows, of jobs that are over",
+            metrics.books.unknown.clone(),
+        );
+        registry.register(
+            "suspense_nanodollars",
+            "Billionths of a dollar that providers may bill for attempts whose outcome nobody knows",
+            metrics.books.suspense.clone(),
         );
         registry.register("callbacks", "Pushes of providers", metrics.callbacks.clone());
         registry.register(
@@ -220,6 +241,8 @@ mod tests {
         metrics.attempt("fal/flux-1-dev", "rate_limited", Duration::ZERO);
         metrics.polled("fal", 3);
         metrics.delivered("fal", 2, 50_000_000);
+        metrics.books.unknown.set(2);
+        metrics.books.suspense.set(80_000_000);
         let text = metrics.text().unwrap();
         for line in [
             "mediagate_attempts_total{deployment=\"fal/flux-1-dev\",outcome=\"ok\"} 1",
@@ -228,6 +251,8 @@ mod tests {
             "mediagate_polls_total{provider=\"fal\"} 3",
             "mediagate_pictures_total{provider=\"fal\"} 2",
             "mediagate_charged_nanodollars_total{provider=\"fal\"} 50000000",
+            "mediagate_attempts_unknown 2",
+            "mediagate_suspense_nanodollars 80000000",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -40,12 +40,13 @@ use crate::{
         deliver::AmbiguityPolicy,
         job::Jobs,
         lease::Lease,
+        millis,
         registry::{Enabled, Registry},
         risk::{self, DayRisk},
         transport::Transport,
         unix,
     },
-    jobs::{Desk, audit},
+    jobs::{Desk, audit, erase},
     limit::Limiter,
     media::{
         blob::Budget,
@@ -165,7 +166,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     tokio::spawn(Arc::clone(&engine).renew_leases(last.clone()));
     engine.inherit().await.map_err(failed("unfinished jobs cannot be taken over"))?;
     tokio::spawn(Arc::clone(&engine).tend(stop.clone()));
-    tokio::spawn(audit::run(db.clone(), engine.metrics.frozen.clone(), stop.clone()));
+    tokio::spawn(audit::run(db.clone(), engine.metrics.books.clone(), stop.clone()));
     let degraded = engine.metrics.limits_degraded.clone();
     let limiter = Limiter::new(config.redis.url.as_ref(), degraded)
         .await
@@ -517,7 +518,7 @@ fn sweep(engine: &Arc<Engine>, stop: &CancellationToken) {
                 _ = ticks.tick() => {}
             }
             engine.jobs.sweep(SystemTime::now());
-            match engine.erase().await {
+            match erase::erase(engine.desk.db(), millis::now()).await {
                 Ok(0) => {}
                 Ok(jobs) => tracing::info!(jobs, "erased what was past its time"),
                 Err(error) => tracing::warn!(%error, "old jobs could not be erased"),

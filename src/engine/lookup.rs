@@ -7,7 +7,6 @@ use super::{
     Engine,
     job::{Job, Outcome},
     keep::Snapshot,
-    millis,
 };
 use crate::{
     db::{DbError, Durability, Value},
@@ -141,42 +140,6 @@ impl Engine {
             Err(DeskError::Denied(_)) => Ok(false),
             Err(DeskError::Unavailable(source)) => Err(gone(source)),
         }
-    }
-
-    /// Erases what is past its time.
-    pub async fn erase(&self) -> Result<u64, DbError> {
-        let mut erased = 0;
-        loop {
-            let some = self.erase_some().await?;
-            erased += some;
-            if some == 0 {
-                return Ok(erased);
-            }
-        }
-    }
-
-    async fn erase_some(&self) -> Result<u64, DbError> {
-        let now = millis::now();
-        self.desk
-            .db()
-            .transaction(Durability::Process, move |tx| {
-                Box::pin(async move {
-                    let old = "SELECT id FROM job WHERE expires_at < $1 \
-                               AND finished_at IS NOT NULL LIMIT 1000";
-                    let rows = tx.query(old, &[now.into()]).await?;
-                    let erased = rows.len() as u64;
-                    for row in rows {
-                        let id = row.text(0)?;
-                        let params: [Value; 1] = [id.as_str().into()];
-                        tx.execute("DELETE FROM attempt WHERE job = $1", &params).await?;
-                        tx.execute("DELETE FROM job WHERE id = $1", &params).await?;
-                    }
-                    let keys = "DELETE FROM idempotency WHERE expires_at < $1";
-                    tx.execute(keys, &[now.into()]).await?;
-                    Ok(erased)
-                })
-            })
-            .await
     }
 }
 

@@ -3,11 +3,13 @@
 //! The desk locks and loads the rows an act names ([`Act::wants`]), lets it decide
 //! ([`Act::decide`]), and writes what it changed. An act that is denied changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use crate::ledger::{AccountSpec, Leg, Refusal, book::Measured, credit};
 
-use crate::ledger::{AccountSpec, Book, Leg, Refusal, book::Measured, credit};
-
-use super::row::{AttemptRow, AttemptState, JobRow, JobState};
+use super::{
+    image::{CostKey, DAY_MS, Image, UsageKey, Wants},
+    row::{AttemptRow, AttemptState, JobRow, JobState},
+    settle::Settle,
+};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -72,6 +74,8 @@ pub enum Act {
         /// When, Unix milliseconds.
         at: i64,
     },
+    /// What a provider billed for an attempt is known by now.
+    Settle(Settle),
 }
 
 /// The first persistence point.
@@ -196,110 +200,6 @@ impl From<Refusal> for Denied {
     }
 }
 
-/// The rows an act must see.
-#[derive(Clone, Debug, Default)]
-pub struct Wants {
-    /// Idempotency keys.
-    pub keys: BTreeSet<String>,
-    /// Jobs.
-    pub jobs: BTreeSet<String>,
-    /// Accounts, made when they do not exist.
-    pub accounts: BTreeMap<String, AccountSpec>,
-}
-
-/// The rows of a transaction, as loaded and as changed.
-#[derive(Clone, Debug, Default)]
-pub struct Image {
-    /// Balances and transfers.
-    pub book: Book,
-    /// Jobs that exist, without what is sealed in them.
-    pub jobs: BTreeMap<String, JobRow>,
-    /// What was captured for those that are refunded.
-    pub captured: BTreeMap<String, Vec<Leg>>,
-    /// Idempotency keys that exist.
-    pub keys: BTreeMap<String, KeyRow>,
-    /// Those of them that are stored already.
-    pub known_keys: BTreeSet<String>,
-    /// Jobs to be written for the first time.
-    pub new_jobs: BTreeSet<String>,
-    /// Jobs whose row is to be changed.
-    pub changed_jobs: BTreeSet<String>,
-    /// Keys to be written.
-    pub changed_keys: BTreeMap<String, KeyRow>,
-    /// Attempts to be written, the last state of each.
-    pub attempts: BTreeMap<String, AttemptRow>,
-    /// Use, added up.
-    pub usage: BTreeMap<UsageKey, Sums>,
-    /// Cost, added up.
-    pub costs: BTreeMap<CostKey, Costs>,
-}
-
-/// A row of use by day.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UsageKey {
-    /// Who pays.
-    pub org: String,
-    /// Days since 1970.
-    pub day: i64,
-    /// Whose.
-    pub project: String,
-    /// By which key.
-    pub api_key: String,
-    /// The public name.
-    pub model: String,
-    /// Who made it.
-    pub provider: String,
-    /// A label's name; empty for the row without one.
-    pub label: String,
-    /// Its value.
-    pub value: String,
-    /// What is counted.
-    pub unit: String,
-}
-
-/// What is added to a row of use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sums {
-    /// Requests.
-    pub requests: i64,
-    /// Millionths of the unit.
-    pub quantity: i64,
-    /// Nano-dollars.
-    pub amount: i64,
-}
-
-/// A row of cost by day.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CostKey {
-    /// Days since 1970.
-    pub day: i64,
-    /// For whom it was made.
-    pub org: String,
-    /// Who charges it.
-    pub provider: String,
-    /// Which key was used.
-    pub credential: String,
-    /// The public name.
-    pub model: String,
-}
-
-/// What is added to a row of cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Costs {
-    /// Attempts.
-    pub requests: i64,
-    /// Nano-dollars by our price list.
-    pub expected: i64,
-    /// Attempts whose provider named a price.
-    pub reported_requests: i64,
-    /// Nano-dollars as named.
-    pub reported: i64,
-    /// Nano-dollars that may be owed.
-    pub suspense: i64,
-}
-
-const DAY_MS: i64 = 86_400_000;
-
 impl Act {
     /// The job it is about, if it is about one.
     pub fn job(&self) -> Option<&str> {
@@ -312,6 +212,7 @@ impl Act {
             | Self::Take { job, .. }
             | Self::Refund { job, .. } => Some(job),
             Self::Finish(finish) => Some(&finish.job),
+            Self::Settle(settle) => Some(&settle.job),
             Self::Fund { .. } => None,
         }
     }
@@ -322,6 +223,7 @@ impl Act {
             Self::Open(open) => open.job.created_at,
             Self::Finish(finish) => finish.at,
             Self::Fund { at, .. } | Self::Refund { at, .. } => *at,
+            Self::Settle(settle) => settle.at,
             _ => 0,
         }
     }
@@ -428,6 +330,7 @@ impl Act {
                 image.book.refund(job, captured, memo, *at)?;
                 Ok(Done::Written)
             }
+            Self::Settle(settle) => settle.decide(image),
         }
     }
 }
@@ -543,39 +446,19 @@ impl Finish {
                 AttemptState::Delivered => attempt.billed.or(attempt.expected),
                 _ => attempt.billed,
             };
-            let key = CostKey {
-                day: self.at.div_euclid(DAY_MS),
-                org: job.org.clone(),
-                provider: attempt.provider.clone(),
-                credential: attempt.credential.clone(),
-                model: job.model.clone(),
-            };
             let Some(amount) = amount else { continue };
-            let costs = image.costs.entry(key).or_default();
+            let costs = image.costs.entry(CostKey::of(job, attempt, self.at)).or_default();
             if attempt.state == AttemptState::Unknown {
                 costs.suspense = costs.suspense.saturating_add(amount);
                 image.book.suspend(&attempt.id(), &job.id, &attempt.provider, amount, self.at);
                 continue;
             }
-            costs.requests += 1;
-            costs.expected = costs.expected.saturating_add(attempt.expected.unwrap_or(0));
-            if let Some(reported) = attempt.billed {
-                costs.reported_requests += 1;
-                costs.reported = costs.reported.saturating_add(reported);
-            }
+            costs.count(attempt.expected, attempt.billed);
             owed = owed.saturating_add(amount);
             image.book.owe(&attempt.id(), &job.id, &attempt.provider, amount, self.at);
         }
         if owed > captured {
-            image.book.absorb(&job.id, owed - captured, self.at);
-        }
-    }
-}
-
-impl Image {
-    fn write_attempts(&mut self, attempts: &[AttemptRow]) {
-        for attempt in attempts {
-            self.attempts.insert(attempt.id(), attempt.clone());
+            image.book.absorb(&job.id, &job.id, owed - captured, self.at);
         }
     }
 }

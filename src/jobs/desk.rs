@@ -16,12 +16,14 @@ use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    act::{Act, Denied, Done, Finish, Image, KeyRow, Wants},
-    row::{JOB_HEAD, JobRow, JobState},
+    act::{Act, Denied, Done, Finish, KeyRow},
+    image::Image,
+    load::{load, values},
+    row::{JobRow, JobState},
 };
 use crate::{
-    db::{Db, DbError, Durability, Insert, Row, Tx, Value},
-    ledger::{Account, AccountSpec, Book, Leg, Refusal, book::Measured},
+    db::{Db, DbError, Durability, Insert, Tx, Value},
+    ledger::{Book, Refusal, book::Measured},
     usage::alert::{self, Alerts, Event, Moved, Refused},
 };
 
@@ -286,14 +288,6 @@ fn events(
     events
 }
 
-const KEYS: &str = "SELECT id, fingerprint, job, expires_at FROM idempotency";
-const ACCOUNTS: &str = "SELECT id, org, unit, posted, pending, cap, ceiling, frozen FROM account";
-
-static NEW_ACCOUNT: Insert = Insert {
-    into: "account (id, org, unit, posted, pending, cap, ceiling, frozen)",
-    columns: 8,
-    conflict: "ON CONFLICT (id) DO NOTHING",
-};
 static ACCOUNT: Insert = Insert {
     into: "account (id, org, unit, posted, pending, cap, ceiling, frozen)",
     columns: 8,
@@ -360,109 +354,6 @@ static COST: Insert = Insert {
                reported = cost_day.reported + excluded.reported, \
                suspense = cost_day.suspense + excluded.suspense",
 };
-
-/// Locks and loads what the acts must see: keys, then jobs, then accounts, each in the order of
-/// their ids, so that no two transactions wait for each other.
-async fn load(tx: &mut Tx<'_>, acts: &[Act]) -> Result<Image, DbError> {
-    let mut wants = Wants::default();
-    for act in acts {
-        act.wants(&mut wants);
-    }
-    let mut image = Image::default();
-    if !wants.keys.is_empty() {
-        let ids: Vec<String> = wants.keys.into_iter().collect();
-        for row in tx.lock(KEYS, "id", &ids).await? {
-            let key = KeyRow {
-                id: row.text(0)?,
-                fingerprint: row.bytes(1)?,
-                job: row.text(2)?,
-                expires_at: row.int(3)?,
-            };
-            wants.jobs.insert(key.job.clone());
-            image.known_keys.insert(key.id.clone());
-            image.keys.insert(key.id.clone(), key);
-        }
-    }
-    if !wants.jobs.is_empty() {
-        let ids: Vec<String> = wants.jobs.into_iter().collect();
-        for row in tx.lock(JOB_HEAD, "id", &ids).await? {
-            let job = JobRow::from_row(&row)?;
-            image.jobs.insert(job.id.clone(), job);
-        }
-    }
-    for act in acts {
-        if let Act::Refund { job, .. } = act {
-            image.captured.insert(job.clone(), captured(tx, job).await?);
-        }
-    }
-    let settled: BTreeSet<&str> =
-        acts.iter().filter(|act| act.settles()).filter_map(Act::job).collect();
-    let mut accounts: BTreeSet<String> = wants.accounts.keys().cloned().collect();
-    for job in image.jobs.values().filter(|job| settled.contains(job.id.as_str())) {
-        accounts.extend(job.legs.iter().map(|leg| leg.account.clone()));
-    }
-    if accounts.is_empty() {
-        return Ok(image);
-    }
-    let ids: Vec<String> = accounts.into_iter().collect();
-    let mut rows = tx.lock(ACCOUNTS, "id", &ids).await?;
-    if rows.len() < ids.len() {
-        let found: BTreeSet<String> =
-            rows.iter().map(|row| row.text(0)).collect::<Result<_, _>>()?;
-        let missing = wants.accounts.values().filter(|spec| !found.contains(&spec.id));
-        let fresh: Vec<Vec<Value>> = missing.map(|spec| values(&fresh(spec))).collect();
-        // Another process may make them at the same time: then its rows are waited for.
-        tx.insert_many(&NEW_ACCOUNT, &fresh).await?;
-        rows = tx.lock(ACCOUNTS, "id", &ids).await?;
-    }
-    for row in rows {
-        image.book.load(account(&row)?);
-    }
-    Ok(image)
-}
-
-/// What each account paid for a job, in the order of its legs.
-async fn captured(tx: &mut Tx<'_>, job: &str) -> Result<Vec<Leg>, DbError> {
-    // The transfers of a job begin with its id, which is how they are found.
-    const SQL: &str = "SELECT debit, unit, amount FROM transfer \
-                       WHERE id >= $1 AND id < $2 AND kind = 'capture' ORDER BY hold";
-    let range = [format!("{job}:").into(), format!("{job};").into()];
-    let rows = tx.query(SQL, &range).await?;
-    rows.iter()
-        .map(|row| Ok(Leg { account: row.text(0)?, unit: row.text(1)?, amount: row.int(2)? }))
-        .collect()
-}
-
-fn fresh(spec: &AccountSpec) -> Account {
-    Book::fresh(spec)
-}
-
-/// An account out of a row of [`ACCOUNTS`].
-fn account(row: &Row) -> Result<Account, DbError> {
-    Ok(Account {
-        id: row.text(0)?,
-        org: row.text(1)?,
-        unit: row.text(2)?,
-        posted: row.int(3)?,
-        pending: row.int(4)?,
-        cap: row.opt_int(5)?,
-        ceiling: row.opt_int(6)?,
-        frozen: row.int(7)? != 0,
-    })
-}
-
-fn values(account: &Account) -> Vec<Value> {
-    vec![
-        account.id.as_str().into(),
-        account.org.as_str().into(),
-        account.unit.as_str().into(),
-        account.posted.into(),
-        account.pending.into(),
-        account.cap.into(),
-        account.ceiling.into(),
-        account.frozen.into(),
-    ]
-}
 
 /// Writes what has changed.
 async fn save(tx: &mut Tx<'_>, image: &Image) -> Result<(), DbError> {

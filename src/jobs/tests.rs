@@ -1,5 +1,7 @@
 //! What the desk promises, on SQLite and on PostgreSQL.
 
+mod settle;
+
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;

@@ -406,9 +406,26 @@ impl Book {
         self.operator(id, TransferKind::Suspense, job, (SUSPENSE, &payable(provider)), amount, at);
     }
 
-    /// A part of what providers are owed for a job is paid by no client.
-    pub fn absorb(&mut self, job: &str, amount: i64, at: i64) {
-        let id = format!("{job}:absorb");
+    /// The outcome of an attempt in suspense is known by now: what was booked there is taken back.
+    pub fn unsuspend(
+        &mut self,
+        attempt: &str,
+        job: &str,
+        provider: &str,
+        amount: i64,
+        memo: &str,
+        at: i64,
+    ) {
+        let id = format!("{attempt}:settled");
+        self.operator(id, TransferKind::Adjust, job, (&payable(provider), SUSPENSE), amount, at);
+        if let Some(transfer) = self.transfers.last_mut() {
+            transfer.memo = Some(memo.to_owned());
+        }
+    }
+
+    /// A part of what providers are owed for a job or for one of its attempts is paid by no client.
+    pub fn absorb(&mut self, what: &str, job: &str, amount: i64, at: i64) {
+        let id = format!("{what}:absorb");
         self.operator(id, TransferKind::Absorb, job, (ABSORBED, COST), amount, at);
     }
 

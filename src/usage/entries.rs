@@ -112,8 +112,8 @@ impl Filter {
     fn rest(&self, sql: &mut Sql) {
         if let Some(job) = &self.job {
             // Every id begins with that of the job or of its attempt, and ids are compared by
-            // their bytes: '.' and ':' follow a job's id, ';' comes after both.
-            sql.compare("id >= ", format!("{job}.")).compare("id < ", format!("{job};"));
+            // their bytes: '-' and ':' follow a job's id, ';' comes after both.
+            sql.compare("id >= ", format!("{job}-")).compare("id < ", format!("{job};"));
             sql.compare("job = ", job.as_str());
         }
         sql.maybe("org = ", self.org.as_ref()).maybe("kind = ", self.kind.as_ref());
@@ -191,7 +191,7 @@ impl Entries {
     /// Where the next page begins, if there is one.
     pub fn next(&self) -> Option<String> {
         let last = self.entries.last().filter(|_| self.more)?;
-        Some(URL_SAFE_NO_PAD.encode(json!([last.at, last.id]).to_string()))
+        Some(next_of(last.at, &last.id))
     }
 
     /// As the admin API gives it.
@@ -245,8 +245,13 @@ impl Entries {
     }
 }
 
-/// What [`Entries::next`] gave.
-fn cursor(text: &str) -> Result<(i64, String), Error> {
+/// A cursor of a list by time and id.
+pub(super) fn next_of(at: i64, id: &str) -> String {
+    URL_SAFE_NO_PAD.encode(json!([at, id]).to_string())
+}
+
+/// What [`next_of`] gave.
+pub(super) fn cursor(text: &str) -> Result<(i64, String), Error> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok();
     let parts: Option<(i64, String)> = bytes.and_then(|b| serde_json::from_slice(&b).ok());
     parts.filter(|(_, id)| !id.contains('\0')).ok_or_else(|| {

@@ -17,6 +17,7 @@ pub mod report;
 mod sql;
 #[cfg(test)]
 mod tests;
+pub mod unknown;
 pub mod webhooks;
 pub mod when;
 pub mod window;

@@ -92,7 +92,7 @@ pub(super) async fn transfer(db: &Db, moved: &[Moved]) {
                memo, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     let rows =
         moved.iter().zip(0_i64..).map(|((id, kind, unit, debit, credit, amount, hold), n)| {
-            let job = id.split_once(['.', ':']).map(|(job, _)| job).filter(|job| *job != "fund");
+            let job = id.split_once(['-', ':']).map(|(job, _)| job).filter(|job| *job != "fund");
             let row = vec![
                 (*id).into(),
                 (*kind).into(),

@@ -544,6 +544,8 @@ async fn the_description_lists_every_path() {
         "/admin/v1/admin-keys/{id}",
         "/admin/v1/provider-keys",
         "/admin/v1/provider-keys/{id}",
+        "/admin/v1/attempts",
+        "/admin/v1/jobs/{id}/attempts/{number}/settle",
         "/admin/v1/audit",
         "/metrics",
     ] {

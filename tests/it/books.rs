@@ -9,7 +9,7 @@ use crate::usage::{ADMIN, Setup};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_mediagate");
 
-fn command(setup: &Setup, words: &[&str], is_remote: bool) -> Output {
+pub(crate) fn command(setup: &Setup, words: &[&str], is_remote: bool) -> Output {
     let mut command = Command::new(BINARY);
     let directory = setup.directory();
     command.args(words).current_dir(directory).env_clear().env("MEDIAGATE_DATA_DIR", directory);
@@ -20,7 +20,7 @@ fn command(setup: &Setup, words: &[&str], is_remote: bool) -> Output {
     tokio::task::block_in_place(|| command.output().unwrap())
 }
 
-fn said(setup: &Setup, words: &[&str], is_remote: bool) -> String {
+pub(crate) fn said(setup: &Setup, words: &[&str], is_remote: bool) -> String {
     let output = command(setup, words, is_remote);
     assert!(output.status.success(), "{words:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()

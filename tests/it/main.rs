@@ -43,6 +43,8 @@ mod support;
 #[cfg(test)]
 mod surface;
 #[cfg(test)]
+mod suspense;
+#[cfg(test)]
 mod tenants;
 #[cfg(test)]
 mod usage;

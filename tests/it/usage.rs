@@ -11,8 +11,8 @@ use crate::support::{Answer, Gateway, Upstream, config};
 pub(crate) const ADMIN: &str = "an-admin-key-of-the-test";
 
 pub(crate) struct Setup {
-    gateway: Gateway,
-    upstream: Upstream,
+    pub(crate) gateway: Gateway,
+    pub(crate) upstream: Upstream,
     pub(crate) admin: String,
     db: Db,
     config: String,
@@ -42,7 +42,13 @@ server.admin_listen = \"{admin}\""
     }
 
     /// Asks the admin listener.
-    async fn ask(&self, key: &str, method: Method, path: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn ask(
+        &self,
+        key: &str,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
         let url = format!("{}/admin/v1{path}", self.admin);
         let mut request = self.gateway.client.request(method, url).bearer_auth(key);
         if let Some(body) = body {
@@ -65,7 +71,7 @@ server.admin_listen = \"{admin}\""
         self.ask(ADMIN, Method::GET, path, None).await.ok()
     }
 
-    async fn make(&self, path: &str, body: Value) -> Value {
+    pub(crate) async fn make(&self, path: &str, body: Value) -> Value {
         let made = self.ask(ADMIN, Method::POST, path, Some(body)).await;
         assert_eq!(made.status, 201, "{path}: {}", made.shown());
         made.json()

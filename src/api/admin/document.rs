@@ -7,7 +7,8 @@ use utoipa::{
 };
 
 use super::{
-    admin_keys, audit, budgets, jobs, keys, ledger, orgs, projects, provider_keys, usage, webhooks,
+    admin_keys, attempts, audit, budgets, jobs, keys, ledger, orgs, projects, provider_keys, usage,
+    webhooks,
 };
 use crate::api::{health, metrics};
 
@@ -42,6 +43,7 @@ impl Modify for Credential {
         usage::usage, usage::credits, usage::fund, usage::reconciliation,
         ledger::list, ledger::accounts, ledger::trial_balance, ledger::drift,
         jobs::list, jobs::get, jobs::cancel, jobs::refund,
+        attempts::list, attempts::settle,
         audit::list,
         health::live, health::ready, metrics::serve, serve,
     ),

@@ -25,7 +25,7 @@ use crate::{
 };
 use providers::money::Money;
 
-fn usd(nanos: Option<i64>) -> Value {
+pub(super) fn usd(nanos: Option<i64>) -> Value {
     nanos.map_or(Value::Null, |nanos| json!(Money::from_nanos(nanos)))
 }
 
@@ -54,7 +54,7 @@ fn show(job: &JobRow) -> Value {
     })
 }
 
-fn show_attempt(attempt: &AttemptRow) -> Value {
+pub(super) fn show_attempt(attempt: &AttemptRow) -> Value {
     json!({
         "number": attempt.number,
         "deployment": attempt.deployment,
@@ -146,10 +146,9 @@ async fn rows(
     Ok(Part { items: jobs, has_more })
 }
 
-async fn find(app: &App, actor: &Actor, id: &str) -> Result<JobRow, Error> {
+pub(super) async fn find(db: &Db, actor: &Actor, id: &str) -> Result<JobRow, Error> {
     let sql = format!("{JOB_HEAD} WHERE id = $1");
-    let rows = app.engine.desk.db().query(sql, vec![id.into()]).await;
-    let rows = rows.map_err(StoreError::from)?;
+    let rows = db.query(sql, vec![id.into()]).await.map_err(StoreError::from)?;
     let job = rows.first().map(JobRow::from_row).transpose().map_err(StoreError::from)?;
     job.filter(|job| actor.sees(&job.org)).ok_or_else(|| missing(id))
 }
@@ -165,7 +164,7 @@ pub(super) async fn get(
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Error> {
-    let job = find(&app, &actor, &id).await?;
+    let job = find(app.engine.desk.db(), &actor, &id).await?;
     let sql = format!("{ATTEMPT_COLUMNS} WHERE job = $1 ORDER BY number");
     let rows = app.engine.desk.db().query(sql, vec![id.into()]).await;
     let rows = rows.map_err(StoreError::from)?;
@@ -187,9 +186,9 @@ pub(super) async fn cancel(
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Error> {
-    let job = find(&app, &actor, &id).await?;
+    let job = find(app.engine.desk.db(), &actor, &id).await?;
     permit(&actor, role::Act::Manage, &job.org, "job", &id)?;
-    note(&app, Entry::new(&actor, &job.org, "job.cancel", &id, json!({}))).await?;
+    note(app.engine.desk.db(), Entry::new(&actor, &job.org, "job.cancel", &id, json!({}))).await?;
     if let Some(live) = app.engine.jobs.any(&id) {
         app.engine.cancel(&live).await?;
     } else if !job.state.is_final() {
@@ -202,7 +201,7 @@ pub(super) async fn cancel(
             }
         }
     }
-    find(&app, &actor, &id).await.map(|job| Json(show(&job)))
+    find(app.engine.desk.db(), &actor, &id).await.map(|job| Json(show(&job)))
 }
 
 /// Gives back what a job was charged, once and exactly.
@@ -220,11 +219,11 @@ pub(super) async fn refund(
 ) -> Result<Json<Value>, Error> {
     let memo = fields.need("memo")?;
     fields.end()?;
-    let job = find(&app, &actor, &id).await?;
+    let job = find(app.engine.desk.db(), &actor, &id).await?;
     // Money is not an organisation's own business.
     permit(&actor, role::Act::ManageOrgs, &job.org, "job", &id)?;
     let detail = json!({ "memo": memo, "usd": usd(job.charge) });
-    note(&app, Entry::new(&actor, &job.org, "job.refund", &id, detail)).await?;
+    note(app.engine.desk.db(), Entry::new(&actor, &job.org, "job.refund", &id, detail)).await?;
     let act = Act::Refund { job: id.clone(), memo, at: millis::now() };
     match app.engine.desk.write(&job.org, act, Durability::Full).await {
         Ok(_) => Ok(Json(json!({
@@ -240,9 +239,9 @@ pub(super) async fn refund(
 
 /// Writes a line into the audit log before what it tells of: an act without a line would be worse
 /// than a line without an act.
-async fn note(app: &App, entry: Entry) -> Result<(), Error> {
+pub(super) async fn note(db: &Db, entry: Entry) -> Result<(), Error> {
     let now = millis::now();
-    let written = app.engine.desk.db().transaction(Durability::Full, move |tx| {
+    let written = db.transaction(Durability::Full, move |tx| {
         let entry = entry.clone();
         Box::pin(async move { audit::write(tx, &entry, now).await })
     });

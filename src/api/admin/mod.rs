@@ -4,6 +4,7 @@
 //! No field names a host, a header or a credential, but for the one secret of a provider key.
 
 mod admin_keys;
+pub(crate) mod attempts;
 mod audit;
 mod auth;
 mod budgets;
@@ -93,6 +94,8 @@ pub(super) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/admin/v1/jobs", get(jobs::list))
         .route("/admin/v1/jobs/{id}", get(jobs::get).delete(jobs::cancel))
         .route("/admin/v1/jobs/{id}/refund", post(jobs::refund))
+        .route("/admin/v1/jobs/{id}/attempts/{number}/settle", post(attempts::settle))
+        .route("/admin/v1/attempts", get(attempts::list))
         .route("/admin/v1/audit", get(audit::list))
         .layer(middleware::from_fn_with_state(Arc::clone(app), auth::require))
         .layer(middleware::from_fn_with_state(Arc::clone(app), super::observe::observe))

@@ -40,7 +40,7 @@ const BOOKED: &[Moved] = &[
         1_000_000,
         Some(("j1:hold:1", 2_000_000)),
     ),
-    ("j1.0:provider_cost", "provider_cost", "usd", "system:cost", "system:payable:fal", 60, None),
+    ("j1-0:provider_cost", "provider_cost", "usd", "system:cost", "system:payable:fal", 60, None),
     (
         "j2:release:0",
         "release",
@@ -83,7 +83,7 @@ async fn transfers_are_listed_newest_first() {
                 .iter()
                 .copied()
                 .filter(|id| {
-                    id.starts_with(&format!("{job}:")) || id.starts_with(&format!("{job}."))
+                    id.starts_with(&format!("{job}:")) || id.starts_with(&format!("{job}-"))
                 })
                 .collect()
         };
@@ -92,13 +92,13 @@ async fn transfers_are_listed_newest_first() {
         let credits: Vec<&str> = newest
             .iter()
             .copied()
-            .filter(|id| !["j1:hold:1", "j1:capture:1", "j1.0:provider_cost"].contains(id))
+            .filter(|id| !["j1:hold:1", "j1:capture:1", "j1-0:provider_cost"].contains(id))
             .collect();
         for (org, query, wanted) in [
             (None, "", all),
             (Some("default"), "to=1970-01-02&from=1970-01-01", {
                 let mut all = newest.clone();
-                all.retain(|id| *id != "j1.0:provider_cost");
+                all.retain(|id| *id != "j1-0:provider_cost");
                 all.insert(all.len() - 1, "j11:hold:0");
                 all
             }),
@@ -112,7 +112,7 @@ async fn transfers_are_listed_newest_first() {
             (None, "account=credit:default", credits),
             (None, "account=credit:default&kind=refund", vec!["j1:refund:0"]),
             (None, "account=credit:default&job=j2", of_job("j2")),
-            (None, "account=system:payable:fal", vec!["j1.0:provider_cost"]),
+            (None, "account=system:payable:fal", vec!["j1-0:provider_cost"]),
             (None, "kind=capture", vec!["j1:capture:1", "j1:capture:0"]),
             (None, "from=1970-01-01T00:16:48Z&to=1970-01-01T00:16:49Z", vec!["j2:release:0"]),
             (None, "account=' OR 1=1 --", vec![]),

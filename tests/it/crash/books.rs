@@ -84,7 +84,8 @@ const RULES: &[(&str, &str)] = &[
     (
         "the sums of cost are what was booked",
         "SELECT 'sum' WHERE (SELECT COALESCE(SUM(suspense), 0) FROM cost_day) <> \
-         (SELECT COALESCE(SUM(amount), 0) FROM transfer WHERE kind = 'suspense')",
+         (SELECT COALESCE(SUM(CASE WHEN debit = 'system:suspense' THEN amount ELSE -amount END), 0) \
+         FROM transfer WHERE 'system:suspense' IN (debit, credit))",
     ),
 ];
 
