@@ -32,6 +32,7 @@ mod output;
 mod recraft;
 mod replicate;
 mod reply;
+mod runware;
 mod runway;
 mod said;
 mod stability;
@@ -74,6 +75,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &runway::Runway,
     &deepinfra::DeepInfra,
     &byteplus::BytePlus,
+    &runware::Runware,
     &leonardo::Leonardo,
 ];
 
@@ -118,6 +120,13 @@ pub trait Adapter: Send + Sync {
     /// where there is no way.
     fn recovery(&self) -> &'static [Recovery] {
         &[]
+    }
+
+    /// What follows a submit whose reply was lost, where [`Recovery::ClientId`] is declared: the
+    /// submit again under the same [`Call::client_ref`], which makes no second job, or the wait
+    /// for the job of that name.
+    fn again(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
+        self.begin(call)
     }
 
     /// A job out of the records, as a step to go on from. Addresses the key may no longer be

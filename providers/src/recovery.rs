@@ -10,7 +10,8 @@ use crate::{RemoteJob, Step, UpstreamError};
 /// A way to find the job of a submit whose reply was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Recovery {
-    /// The vendor takes an id of ours: sent again with it, the submit makes no second job.
+    /// The vendor takes an id of ours: asked for by it, or sent again with it, the submit makes no
+    /// second job.
     ClientId,
     /// The vendor calls an address of ours, which names the submit. Only for submits that
     /// carried one ([`Call::callback_url`](crate::Call::callback_url)).

@@ -244,8 +244,15 @@ impl<'a> Drive<'a> {
         let adapter = self.served.adapter;
         for step in adapter.recovery() {
             match step {
-                // Sent again under the same reference, it makes no second job.
-                Recovery::ClientId => return Some(adapter.begin(&self.call())),
+                // Looked up, or sent again under the same reference: it makes no second job.
+                Recovery::ClientId => {
+                    let step = adapter.again(&self.call());
+                    if let Ok(Step::Wait { job, .. }) = &step {
+                        point(Point::AfterRecover);
+                        self.log.accepted(job).await;
+                    }
+                    return Some(step);
+                }
                 Recovery::Search => {
                     if let Some(job) = self.search(sent_at).await {
                         point(Point::AfterRecover);

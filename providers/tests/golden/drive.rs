@@ -120,6 +120,15 @@ impl Play<'_> {
                 (Exchange::Send(want, answer), At::Step(Ok(step))) => {
                     self.send(&format!("{:02}-send", i + 1), want, answer, step)?
                 }
+                (Exchange::Send(want, answer), At::Unknown)
+                    if self.adapter.recovery().contains(&Recovery::ClientId) =>
+                {
+                    let step = self.adapter.again(self.call).map_err(|e| e.to_string())?;
+                    if let Step::Wait { job, .. } = &step {
+                        self.job = Some(job.clone());
+                    }
+                    self.send(&format!("{:02}-send", i + 1), want, answer, step)?
+                }
                 (Exchange::Push(push), at) => self.push(&format!("{:02}-push", i + 1), push, at)?,
                 (Exchange::Search(search, answer), At::Unknown) => {
                     match self.search(&format!("{:02}-search", i + 1), search, answer)? {

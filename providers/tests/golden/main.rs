@@ -170,7 +170,7 @@ fn every_rung_an_adapter_declares_has_fixtures() {
         shown.extend(rung.filter_map(|exchange| match exchange {
             Exchange::Push(_) => Some((adapter, "callback")),
             Exchange::Search(..) => Some((adapter, "search")),
-            Exchange::Send(..) => None,
+            Exchange::Send(..) => Some((adapter, "client_id")),
         }));
     }
     let declared: BTreeSet<(&str, &str)> = ADAPTERS
