@@ -167,10 +167,10 @@ fn every_rung_an_adapter_declares_has_fixtures() {
         let after_loss = case.exchanges.iter().skip_while(|e| !lost(e)).skip(1);
         // A case that goes on to the end, from a submit whose reply was lost.
         let rung = after_loss.take(1).filter(|_| case.meta.expect == "done");
-        shown.extend(rung.filter_map(|exchange| match exchange {
-            Exchange::Push(_) => Some((adapter, "callback")),
-            Exchange::Search(..) => Some((adapter, "search")),
-            Exchange::Send(..) => Some((adapter, "client_id")),
+        shown.extend(rung.map(|exchange| match exchange {
+            Exchange::Push(_) => (adapter, "callback"),
+            Exchange::Search(..) => (adapter, "search"),
+            Exchange::Send(..) => (adapter, "client_id"),
         }));
     }
     let declared: BTreeSet<(&str, &str)> = ADAPTERS
