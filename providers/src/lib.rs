@@ -18,6 +18,7 @@ pub mod signature;
 
 mod bfl;
 mod byteplus;
+mod dashscope;
 mod deepinfra;
 mod fal;
 mod fastapi;
@@ -76,6 +77,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &deepinfra::DeepInfra,
     &byteplus::BytePlus,
     &runware::Runware,
+    &dashscope::DashScope,
     &leonardo::Leonardo,
 ];
 

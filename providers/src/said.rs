@@ -69,7 +69,9 @@ pub(crate) fn refused(
     told: impl Fn(&Said) -> Option<Fault>,
 ) -> UpstreamError {
     let said = Said::in_reply(reply);
-    let fault = told(&said).unwrap_or_else(|| match reply.status {
+    // Asking how a job is going cannot be the caller's mistake.
+    let told = told(&said).filter(|fault| sent == SendKind::Submit || *fault != Fault::Invalid);
+    let fault = told.unwrap_or_else(|| match reply.status {
         400 | 403 | 422 if said.refuses_content() => Fault::Moderated,
         status => fault_at(sent, status),
     });
