@@ -15,6 +15,9 @@ pub fn fields(call: &Call<'_>) -> Map<String, Value> {
     let wire: &Wire = &call.deployment.wire;
     let image = call.image;
     let mut body = image.extra.clone();
+    for (name, value) in &wire.usual {
+        body.entry(name).or_insert_with(|| value.clone());
+    }
     for (name, value) in &wire.set {
         put(&mut body, name, value.clone());
     }

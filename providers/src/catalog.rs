@@ -253,6 +253,8 @@ pub struct Wire {
     pub style: Option<Choice>,
     /// The caller's end user.
     pub user: Option<String>,
+    /// Fields sent unless the caller passes them: what the vendor demands, and callers may change.
+    pub usual: BTreeMap<String, serde_json::Value>,
     /// Fields sent with every call.
     pub set: BTreeMap<String, serde_json::Value>,
 }

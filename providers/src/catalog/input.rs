@@ -47,6 +47,9 @@ impl Default for InputRule {
 pub struct MaskRule {
     /// What is to be edited.
     pub edits: MaskArea,
+    /// Whether nothing can be edited without one.
+    #[serde(default)]
+    pub required: bool,
     /// Whether there is nothing between edited and kept: greys are cut in the middle.
     #[serde(default)]
     pub binary: bool,
