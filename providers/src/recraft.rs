@@ -23,7 +23,10 @@ impl Adapter for Recraft {
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
         let mut fields = body::fields(call);
-        fields.insert("model".to_owned(), call.upstream.into());
+        // The routes that a path names know one model, or have it set.
+        if !call.deployment.path.as_deref().is_some_and(|path| path.contains("{upstream}")) {
+            fields.entry("model").or_insert_with(|| call.upstream.into());
+        }
         let url = call.endpoint("/images/generations");
         let request = WireRequest::post_json(url, &Value::Object(fields));
         Ok(Step::Send { kind: SendKind::Submit, request })
