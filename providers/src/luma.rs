@@ -1,7 +1,7 @@
 //! Luma's two APIs, which are alike: a generation is opened, asked after by its id, and holds
 //! addresses in the end. Dream Machine pushes to a callback, unsigned; the Agents API does not.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     Adapter, Call, Fault, Output, Picture, Pushed, Recovery, RemoteJob, RemoteState, Reply,
@@ -41,7 +41,11 @@ impl Adapter for Luma {
     }
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
-        Ok(submit(call, "/generations/image", call.callback_url))
+        let mut fields = body::fields(call);
+        if let Some(callback) = call.callback_url {
+            fields.insert("callback_url".to_owned(), callback.into());
+        }
+        Ok(submit(call, "/generations/image", fields))
     }
 
     fn advance(
@@ -93,7 +97,9 @@ impl Adapter for LumaAgents {
     }
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
-        Ok(submit(call, "/generations", None))
+        let mut fields = body::fields(call);
+        name_source(call, &mut fields);
+        Ok(submit(call, "/generations", fields))
     }
 
     fn advance(
@@ -111,14 +117,27 @@ impl Adapter for LumaAgents {
     }
 }
 
-fn submit(call: &Call<'_>, path: &str, callback: Option<&str>) -> Step {
-    let mut fields = body::fields(call);
+fn submit(call: &Call<'_>, path: &str, mut fields: Map<String, Value>) -> Step {
     fields.insert("model".to_owned(), call.upstream.into());
-    if let Some(callback) = callback {
-        fields.insert("callback_url".to_owned(), callback.into());
-    }
     let request = WireRequest::post_json(call.endpoint(path), &Value::Object(fields));
     Step::Send { kind: SendKind::Submit, request }
+}
+
+/// The first picture of an edit is what is edited, the others are to be drawn after; each says
+/// what it is.
+fn name_source(call: &Call<'_>, fields: &mut Map<String, Value>) {
+    let Some(Value::Array(mut pictures)) = fields.remove("image_ref") else { return };
+    for (picture, input) in pictures.iter_mut().zip(&call.image.images) {
+        if let Value::Object(picture) = picture {
+            picture.insert("media_type".to_owned(), input.format.mime().into());
+        }
+    }
+    let mut pictures = pictures.into_iter();
+    fields.extend(pictures.next().map(|source| ("source".to_owned(), source)));
+    let others: Vec<Value> = pictures.collect();
+    if !others.is_empty() {
+        fields.insert("image_ref".to_owned(), others.into());
+    }
 }
 
 fn unseen(call: &Call<'_>, id: &str) -> RemoteJob {
