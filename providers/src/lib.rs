@@ -28,8 +28,10 @@ mod ideogram;
 mod job;
 mod leonardo;
 mod luma;
+mod multipart;
 mod openai;
 mod output;
+mod prodia;
 mod recraft;
 mod replicate;
 mod reply;
@@ -78,6 +80,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &byteplus::BytePlus,
     &runware::Runware,
     &dashscope::DashScope,
+    &prodia::Prodia,
     &leonardo::Leonardo,
 ];
 

@@ -164,9 +164,20 @@ pub(crate) struct Answer {
     pub(crate) json: Option<Value>,
     pub(crate) text: Option<String>,
     pub(crate) media: Option<String>,
+    /// The parts of a form, in order.
+    pub(crate) parts: Option<Vec<ReplyPart>>,
     /// Nothing of it arrived.
     #[serde(default)]
     pub(crate) lost: bool,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReplyPart {
+    name: String,
+    mime: String,
+    json: Option<Value>,
+    media: Option<String>,
 }
 
 fn ok() -> u16 {
@@ -336,20 +347,46 @@ impl Case {
         blobs: &mut Vec<String>,
     ) -> Check<Reply> {
         blobs.clear();
-        let body = match (&answer.json, &answer.text, &answer.media) {
-            (Some(json), None, None) => {
+        let body = match (&answer.json, &answer.text, &answer.media, &answer.parts) {
+            (Some(json), None, None, None) => {
                 ReplyBody::Text(Bytes::from(self.fill(json, lift, blobs)?.to_string()))
             }
-            (None, Some(text), None) => ReplyBody::Text(Bytes::from(text.clone())),
-            (None, None, Some(name)) => {
+            (None, Some(text), None, None) => ReplyBody::Text(Bytes::from(text.clone())),
+            (None, None, Some(name), None) => {
                 let name = name.strip_prefix("@file:").unwrap_or(name);
                 blobs.push(STANDARD.encode(self.file(name)?));
                 ReplyBody::Media(0)
             }
-            _ => return Err("a reply has exactly one of json, text and media".to_owned()),
+            (None, None, None, Some(parts)) => ReplyBody::Text(self.form(answer, parts)?),
+            _ => return Err("a reply has exactly one of json, text, media and parts".to_owned()),
         };
         let headers = answer.headers.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         Ok(Reply { status: answer.status, headers, body })
+    }
+}
+
+impl Case {
+    /// A form with the boundary that the content type names.
+    fn form(&self, answer: &Answer, parts: &[ReplyPart]) -> Check<Bytes> {
+        let kind = answer.headers.get("content-type").map(String::as_str).unwrap_or_default();
+        let boundary = kind.split_once("boundary=").ok_or("parts need a boundary")?.1;
+        let boundary = boundary.trim_matches('"');
+        let mut form = Vec::new();
+        for ReplyPart { name, mime, json, media } in parts {
+            let head = format!(
+                "--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"; \
+                 filename=\"{name}\"\r\ncontent-type: {mime}\r\n\r\n"
+            );
+            form.extend(head.into_bytes());
+            match (json, media) {
+                (Some(json), None) => form.extend(json.to_string().into_bytes()),
+                (None, Some(file)) => form.extend(self.file(file)?),
+                _ => return Err("a part has either json or media".to_owned()),
+            }
+            form.extend(b"\r\n");
+        }
+        form.extend(format!("--{boundary}--\r\n").into_bytes());
+        Ok(Bytes::from(form))
     }
 }
 
@@ -362,6 +399,7 @@ impl Push {
             json: self.json.clone(),
             text: self.text.clone(),
             media: None,
+            parts: None,
             lost: false,
         }
     }
