@@ -28,6 +28,7 @@ mod ideogram;
 mod job;
 mod leonardo;
 mod luma;
+mod minimax;
 mod multipart;
 mod openai;
 mod output;
@@ -81,6 +82,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &runware::Runware,
     &dashscope::DashScope,
     &prodia::Prodia,
+    &minimax::MiniMax,
     &leonardo::Leonardo,
 ];
 
