@@ -1,5 +1,6 @@
 //! Stability AI's v2beta: forms in, bytes out. Every body is `multipart/form-data`, even without
-//! a file, and a picture refused for its content comes blurred with HTTP 200.
+//! a file, and a picture refused for its content comes blurred with HTTP 200. A few operations
+//! answer with the id of a job, whose result is asked for until it is there.
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::{
     WireRequest, body,
     catalog::Task,
     reply::{self, fault_at, text},
+    wire::escape,
 };
 
 /// Stability's dialect.
@@ -21,6 +23,10 @@ const BLOCK: Duration = Duration::from_mins(1);
 impl Adapter for Stability {
     fn name(&self) -> &'static str {
         "stability"
+    }
+
+    fn is_queue(&self) -> bool {
+        true
     }
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
@@ -40,24 +46,52 @@ impl Adapter for Stability {
 
     fn advance(
         &self,
-        _call: &Call<'_>,
+        call: &Call<'_>,
         sent: SendKind,
-        _job: Option<&RemoteJob>,
+        job: Option<&RemoteJob>,
         reply: &Reply,
     ) -> Result<Step, UpstreamError> {
         if !reply.is_success() {
             return Err(refusal(sent, reply));
         }
+        // The result of a job that is not over has this status, whatever its body says.
+        if let Some(job) = job.filter(|_| reply.status == 202) {
+            return Ok(wait(job.running()));
+        }
         match &reply.body {
             ReplyBody::Media(blob) => reply::drawn_bytes(*blob, reply),
-            ReplyBody::Text(_) => {
-                let answer: Value = reply.json()?;
-                let seed = answer.get("seed").and_then(Value::as_u64);
-                let source = text(&answer, "image").map(Source::inline);
-                reply::drawn(source, text(&answer, "finish_reason"), seed)
-            }
+            ReplyBody::Text(_) => told(call, job, reply),
         }
     }
+
+    fn resume(&self, call: &Call<'_>, job: &RemoteJob) -> Result<Step, UpstreamError> {
+        Ok(wait(RemoteJob { state: job.state, ..unseen(call, &job.id) }))
+    }
+}
+
+/// What an answer in JSON says: a picture, or the id of a job just taken.
+fn told(call: &Call<'_>, job: Option<&RemoteJob>, reply: &Reply) -> Result<Step, UpstreamError> {
+    let answer: Value = reply.json()?;
+    let source = ["image", "result"].iter().find_map(|field| text(&answer, field));
+    let reason = text(&answer, "finish_reason");
+    match (source, reason, job, text(&answer, "id")) {
+        (None, None, None, Some(id)) => Ok(wait(unseen(call, id))),
+        _ => {
+            let seed = answer.get("seed").and_then(Value::as_u64);
+            reply::drawn(source.map(Source::inline), reason, seed)
+        }
+    }
+}
+
+/// The job of an id.
+fn unseen(call: &Call<'_>, id: &str) -> RemoteJob {
+    RemoteJob::new(id, format!("{}/results/{}", call.base_url, escape(id)))
+}
+
+/// The result is asked for in the form in which pictures come at once.
+fn wait(job: RemoteJob) -> Step {
+    let poll = WireRequest::get(&job.status_url).header("accept", "image/*");
+    Step::Wait { job, poll, listen: None }
 }
 
 /// What a reply that is not 2xx means: `{"id", "name", "errors"}`.
