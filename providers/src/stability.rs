@@ -74,13 +74,12 @@ fn told(call: &Call<'_>, job: Option<&RemoteJob>, reply: &Reply) -> Result<Step,
     let answer: Value = reply.json()?;
     let source = ["image", "result"].iter().find_map(|field| text(&answer, field));
     let reason = text(&answer, "finish_reason");
-    match (source, reason, job, text(&answer, "id")) {
-        (None, None, None, Some(id)) => Ok(wait(unseen(call, id))),
-        _ => {
-            let seed = answer.get("seed").and_then(Value::as_u64);
-            reply::drawn(source.map(Source::inline), reason, seed)
-        }
+    let started = text(&answer, "id").filter(|_| source.is_none() && reason.is_none());
+    if let (Some(id), None) = (started, job) {
+        return Ok(wait(unseen(call, id)));
     }
+    let seed = answer.get("seed").and_then(Value::as_u64);
+    reply::drawn(source.map(Source::inline), reason, seed)
 }
 
 /// The job of an id.
