@@ -28,11 +28,15 @@ impl Adapter for DashScope {
     }
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
-        let content = json!([{"text": call.image.prompt}]);
+        let mut parameters = body::fields(call);
+        let pictures = parameters.remove("image");
+        let pictures = pictures.as_ref().and_then(Value::as_array).into_iter().flatten();
+        let mut content: Vec<Value> = pictures.map(|picture| json!({"image": picture})).collect();
+        content.push(json!({"text": call.image.prompt}));
         let body = json!({
             "model": call.upstream,
             "input": {"messages": [{"role": "user", "content": content}]},
-            "parameters": body::fields(call),
+            "parameters": parameters,
         });
         let url = call.endpoint(AT_ONCE);
         let opens_task = !url.ends_with(AT_ONCE);

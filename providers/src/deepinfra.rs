@@ -1,5 +1,5 @@
 //! DeepInfra's own surface: one synchronous JSON call, pictures as data URIs, and beside them
-//! what the call cost and which picture was blackened.
+//! what the call cost and which picture was blackened. Edits are at its OpenAI-compatible one.
 
 use serde_json::Value;
 
@@ -7,6 +7,7 @@ use crate::{
     Adapter, Call, Fault, Output, Picture, RemoteJob, Reply, SendKind, Source, Step, UpstreamError,
     Usage, WireRequest, body,
     money::Money,
+    openai::OpenAi,
     reply::{self, text},
     said::refused,
 };
@@ -20,6 +21,9 @@ impl Adapter for DeepInfra {
     }
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
+        if call.deployment.task.takes_pictures() {
+            return OpenAi.begin(call);
+        }
         let url = call.endpoint("/inference/{upstream}");
         let request = WireRequest::post_json(url, &Value::Object(body::fields(call)));
         Ok(Step::Send { kind: SendKind::Submit, request })
@@ -27,11 +31,14 @@ impl Adapter for DeepInfra {
 
     fn advance(
         &self,
-        _call: &Call<'_>,
+        call: &Call<'_>,
         sent: SendKind,
-        _job: Option<&RemoteJob>,
+        job: Option<&RemoteJob>,
         reply: &Reply,
     ) -> Result<Step, UpstreamError> {
+        if call.deployment.task.takes_pictures() && reply.is_success() {
+            return OpenAi.advance(call, sent, job, reply);
+        }
         if !reply.is_success() {
             return Err(refused(sent, reply, |_| None));
         }

@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json, value::RawValue};
 use crate::{
     Adapter, Call, Fault, Output, Picture, Recovery, RemoteJob, Reply, SendKind, Source, Step,
     UpstreamError, Usage, WireRequest, body,
+    catalog::sized,
+    media::Size,
     money::Money,
     reply::{self, fault_at, refuses_content, text},
 };
@@ -32,6 +34,11 @@ impl Adapter for Runware {
         task.insert("model".to_owned(), call.upstream.into());
         task.insert("deliveryMethod".to_owned(), "async".into());
         task.insert("includeCost".to_owned(), true.into());
+        if let (None, Some(first)) = (&call.image.size, call.image.images.first()) {
+            let size = like(first.size);
+            task.insert("width".to_owned(), size.width.into());
+            task.insert("height".to_owned(), size.height.into());
+        }
         let request = WireRequest::post_json(call.endpoint(""), &json!([task]));
         Ok(Step::Send { kind: SendKind::Submit, request })
     }
@@ -82,6 +89,14 @@ fn task_id(call: &Call<'_>) -> Result<String, UpstreamError> {
     }
     parts.push(rest);
     Ok(parts.join("-"))
+}
+
+/// A size of the ratio of a picture to work from, for there is none unless it is stated.
+fn like(size: Size) -> Size {
+    const AREA: u64 = 1024 * 1024;
+    const STEP: u32 = 64;
+    let near = sized(size.ratio(), AREA, STEP);
+    Size::new(near.width.clamp(2 * STEP, 2048), near.height.clamp(2 * STEP, 2048))
 }
 
 fn unseen(call: &Call<'_>, id: &str) -> RemoteJob {
@@ -226,5 +241,18 @@ mod tests {
             assert!(id[14..].starts_with('4') && "89ab".contains(&id[19..20]), "{id}");
         }
         assert_eq!(id(None).unwrap_err().fault, Fault::Unsupported);
+    }
+
+    #[test]
+    fn an_edit_without_a_size_keeps_the_ratio_within_what_is_taken() {
+        for (given, drawn) in [
+            ((1, 1), (1024, 1024)),
+            ((4000, 3000), (1152, 896)),
+            ((1080, 1920), (768, 1344)),
+            ((10_000, 500), (2048, 256)),
+            ((1, 1000), (128, 2048)),
+        ] {
+            assert_eq!(like(Size::new(given.0, given.1)), Size::new(drawn.0, drawn.1), "{given:?}");
+        }
     }
 }

@@ -25,7 +25,12 @@ impl Adapter for Xai {
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
         let mut fields = body::fields(call);
         fields.insert("model".to_owned(), call.upstream.into());
-        let url = call.endpoint("/images/generations");
+        let pictures = fields.get_mut("images").and_then(Value::as_array_mut);
+        for picture in pictures.into_iter().flatten().filter_map(Value::as_object_mut) {
+            picture.insert("type".to_owned(), "image_url".into());
+        }
+        let edits = call.deployment.task.takes_pictures();
+        let url = call.endpoint(if edits { "/images/edits" } else { "/images/generations" });
         let request = WireRequest::post_json(url, &Value::Object(fields));
         Ok(Step::Send { kind: SendKind::Submit, request })
     }

@@ -203,6 +203,18 @@ fn known_prices() {
         ("stability/stable-image-core", "1232x1232", None, None, "0.03"),
         ("stability/sd3.5-large", "1024x1024", None, None, "0.065"),
         ("together/flux-1-schnell", "1024x1024", None, None, "0.002831156"),
+        ("xai/grok-imagine-image-quality", "2048x2048", None, Some("2k"), "0.07"),
+        ("xai/grok-imagine-image-2.0", "1024x1024", Some("low"), Some("1k"), "0.04"),
+        ("xai/grok-imagine-image-2.0", "1024x1024", None, None, "0.06"),
+        ("fireworks/flux-1-dev", "1024x1024", None, None, "0.014"),
+        ("fireworks/sdxl-1.0", "1024x1024", None, None, "0.0039"),
+        ("deepinfra/flux-1-schnell", "1024x1024", None, None, "0.002"),
+        ("deepinfra/flux-1-dev", "512x1024", None, None, "0.0045"),
+        ("byteplus/seedream-5-pro", "1536x1536", None, None, "0.045"),
+        ("byteplus/seedream-5-pro", "2048x2048", None, None, "0.09"),
+        ("runware/flux-1-dev", "1024x1024", None, None, "0.0038"),
+        ("prodia/flux-1-schnell", "512x512", None, None, "0.0025"),
+        ("minimax/minimax-image-01", "1024x1024", None, None, "0.0035"),
     ] {
         let size: Size = size.parse().unwrap();
         let expected: Money = usd.parse().unwrap();
