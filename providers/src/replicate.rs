@@ -136,7 +136,12 @@ impl Adapter for Replicate {
         let results = answer.get("results").and_then(Value::as_array).ok_or_else(|| {
             UpstreamError::malformed("the provider's list of predictions has no results")
         })?;
-        let input = body::fields(call);
+        let mut input = body::fields(call);
+        // A list has pictures as addresses or not at all, so they tell nothing apart.
+        let wire = &call.deployment.wire;
+        for pictures in [&wire.images, &wire.mask].into_iter().flatten() {
+            input.remove(&pictures.field);
+        }
         let mut found =
             Found { jobs: Vec::new(), complete: answer.get("next").is_none_or(Value::is_null) };
         for result in results.iter().filter(|result| may_be(call, sent_at, result)) {
