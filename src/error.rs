@@ -46,6 +46,8 @@ codes! {
     InvalidRequest "invalid_request" 400 false "The request is malformed: `param` names the field and the message what would work.";
     InvalidSize "invalid_size" 400 false "No deployment can deliver this size; the message lists sizes that would work.";
     UnsupportedParameter "unsupported_parameter" 400 false "No deployment of this model honours the parameter; the message names those that would.";
+    InvalidImage "invalid_image" 400 false "A picture of the request cannot be read, or not used like this.";
+    ImageTooLarge "image_too_large" 400 false "A picture of the request has more pixels than are taken.";
     ContentPolicyViolation "content_policy_violation" 400 false "The provider refused the prompt or the picture for its content.";
     InvalidApiKey "invalid_api_key" 401 false "The key is missing, malformed, unknown or revoked.";
     InsufficientCredits "insufficient_credits" 402 false "The organisation's credits do not cover what this call may cost.";

@@ -185,6 +185,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             providers: config.catalog.providers.keys().cloned().collect(),
         }),
         json_limit: usize::try_from(config.limits.json_bytes).unwrap_or(usize::MAX),
+        upload_limit: config.limits.upload_bytes,
         wait: config.server.wait,
         heartbeat: config.server.heartbeat,
         cors_origins: config.server.cors_origins.clone(),

@@ -27,7 +27,7 @@ use crate::{
     crash::{Point, point},
     engine::{
         Engine,
-        job::{Job, Success},
+        job::{Delivered, Job, Success},
         unix,
     },
     error::{Code, Error},
@@ -67,39 +67,26 @@ pub(super) async fn images(
             let url = engine.store.url(kept).await.map_err(unavailable)?;
             text.push_str(&format!("{{\"url\":{}{revised}}}", json!(url)));
         } else {
-            let blob = match (&picture.blob, &picture.kept) {
-                (Some(blob), _) => blob.clone(),
-                (None, Some(kept)) => {
-                    let budget = engine.transport.budget();
-                    engine.store.read(kept, budget).await.map_err(unavailable)?
-                }
-                (None, None) => return Err(gone()),
-            };
             text.push_str("{\"b64_json\":\"");
             parts.push(Part::Text(Bytes::from(std::mem::take(&mut text))));
-            parts.push(Part::Picture(blob));
+            parts.push(Part::Picture(bytes_of(engine, picture).await?));
             text = format!("\"{revised}}}");
         }
     }
     text.push(']');
-    let rest = Value::Object(beside(job, &success)).to_string();
+    let mut rest = beside(&success);
+    if let Some(usage) = usage(&success.usage) {
+        rest.insert("usage".into(), usage);
+    }
+    rest.insert("mediagate".into(), mediagate(job, &success));
+    let rest = Value::Object(rest).to_string();
     text.push(',');
     text.push_str(rest.strip_prefix('{').unwrap_or(&rest));
     parts.push(Part::Text(Bytes::from(text)));
-    let length: u64 = parts
-        .iter()
-        .map(|part| match part {
-            Part::Text(text) => text.len() as u64,
-            Part::Picture(blob) => blob.base64_len(),
-        })
-        .sum();
-    let stream = AnswerBody {
-        parts: parts.into(),
-        current: None,
-        left: length,
-        owner: Owner { engine: Arc::clone(engine), job: Arc::clone(job), line, sent: false },
-    };
-    let mut response = Response::new(Body::new(stream));
+    let owner = Owner { engine: Arc::clone(engine), job: Arc::clone(job), line, sent: false };
+    let body = AnswerBody::new(parts, owner);
+    let length = body.left;
+    let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -115,6 +102,51 @@ pub(super) async fn images(
     Ok(response)
 }
 
+/// The events of a finished job: one for each picture, the last with what it took.
+pub(super) async fn events(
+    engine: &Arc<Engine>,
+    job: &Arc<Job>,
+    success: Arc<Success>,
+    event: &str,
+    line: Option<Line>,
+) -> Result<Body, Error> {
+    let mut parts = Vec::new();
+    let created = unix(job.created_at);
+    for (index, picture) in success.pictures.iter().enumerate() {
+        let head = format!("event: {event}\ndata: {{\"type\":\"{event}\",\"b64_json\":\"");
+        parts.push(Part::Text(Bytes::from(head)));
+        parts.push(Part::Picture(bytes_of(engine, picture).await?));
+        let mut rest = beside(&success);
+        rest.insert("created_at".into(), created.into());
+        if let Some(prompt) = &picture.revised_prompt {
+            rest.insert("revised_prompt".into(), prompt.as_str().into());
+        }
+        if index + 1 == success.pictures.len() {
+            if let Some(usage) = usage(&success.usage) {
+                rest.insert("usage".into(), usage);
+            }
+            rest.insert("mediagate".into(), mediagate(job, &success));
+        }
+        let rest = Value::Object(rest).to_string();
+        let rest = rest.strip_prefix('{').unwrap_or(&rest);
+        parts.push(Part::Text(Bytes::from(format!("\",{rest}\n\n"))));
+    }
+    let owner = Owner { engine: Arc::clone(engine), job: Arc::clone(job), line, sent: false };
+    Ok(Body::new(AnswerBody::new(parts, owner)))
+}
+
+/// A picture's bytes, wherever they are.
+async fn bytes_of(engine: &Engine, picture: &Delivered) -> Result<Blob, Error> {
+    match (&picture.blob, &picture.kept) {
+        (Some(blob), _) => Ok(blob.clone()),
+        (None, Some(kept)) => {
+            let budget = engine.transport.budget();
+            engine.store.read(kept, budget).await.map_err(unavailable)
+        }
+        (None, None) => Err(gone()),
+    }
+}
+
 fn gone() -> Error {
     Error::new(
         Code::ResultExpired,
@@ -128,12 +160,9 @@ fn unavailable(error: crate::store::StoreError) -> Error {
         .because(error)
 }
 
-/// Everything of the answer that is not a picture.
-fn beside(job: &Job, success: &Success) -> Map<String, Value> {
+/// What OpenAI echoes of a call.
+fn beside(success: &Success) -> Map<String, Value> {
     let mut answer = Map::new();
-    if let Some(usage) = usage(&success.usage) {
-        answer.insert("usage".into(), usage);
-    }
     // The SDKs check these against OpenAI's own vocabulary: other values stand in `outputs`.
     let mut echo = |name: &str, value: Option<&str>, known: &[&str]| {
         if let Some(value) = value.filter(|v| known.contains(v)) {
@@ -147,7 +176,6 @@ fn beside(job: &Job, success: &Success) -> Map<String, Value> {
     }
     echo("quality", success.quality.as_deref(), &["low", "medium", "high"]);
     echo("background", success.background.as_deref(), &["transparent", "opaque"]);
-    answer.insert("mediagate".into(), mediagate(job, success));
     answer
 }
 
@@ -267,6 +295,14 @@ struct AnswerBody {
 }
 
 impl AnswerBody {
+    fn new(parts: Vec<Part>, owner: Owner) -> Self {
+        let lengths = parts.iter().map(|part| match part {
+            Part::Text(text) => text.len() as u64,
+            Part::Picture(blob) => blob.base64_len(),
+        });
+        Self { left: lengths.sum(), parts: parts.into(), current: None, owner }
+    }
+
     fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             if let Some(pieces) = &mut self.current {

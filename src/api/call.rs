@@ -9,11 +9,17 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{App, answer, auth::Tenant, jobs, limits, line::Line};
+use super::{
+    App, answer,
+    auth::Tenant,
+    jobs, limits,
+    line::Line,
+    stream::{self, Events},
+};
 use crate::{
     engine::{
         Asked, Opened, Plan,
@@ -139,6 +145,8 @@ pub(super) struct Call {
     pub(super) fingerprint: [u8; 32],
     /// Whether white space is wanted while the job runs.
     pub(super) heartbeat: bool,
+    /// Which events are wanted in place of a document.
+    pub(super) stream: Option<Events>,
     pub(super) begun: std::time::Instant,
 }
 
@@ -174,6 +182,14 @@ impl Call {
             (true, wait) => wait.unwrap_or_default().min(app.wait),
             (false, wait) => wait.unwrap_or(app.wait).min(app.wait),
         };
+        if let Some(events) = self.stream.filter(|_| !self.manner.respond_async) {
+            return Ok(stream::answer(
+                app,
+                events,
+                Waiting { job, caller, watch, line: self.line },
+                wait,
+            ));
+        }
         let beats = self.heartbeat && !self.manner.respond_async && app.heartbeat < wait;
         let patience = if beats { app.heartbeat } else { wait };
         let waited = tokio::select! {
@@ -274,6 +290,15 @@ impl Call {
     }
 }
 
+/// A caller that is answered while its job runs.
+pub(super) struct Waiting {
+    /// Let go of before the caller, which counts who is left.
+    pub(super) watch: Watch,
+    pub(super) caller: Caller,
+    pub(super) job: Arc<Job>,
+    pub(super) line: Option<Line>,
+}
+
 /// A caller, its job, its place in the job's row, and whether the job was there before.
 pub(super) struct Seat {
     // Let go of first: then the row is seen without it.
@@ -292,14 +317,14 @@ impl Seat {
 
 /// A caller that waits. One that goes away between the end of its job and its answer leaves the
 /// job to a repeat.
-struct Caller {
+pub(super) struct Caller {
     app: Arc<App>,
     job: Option<Arc<Job>>,
 }
 
 impl Caller {
     /// From here on the answer's body knows whether it arrived.
-    fn answered(mut self) {
+    pub(super) fn answered(mut self) {
         self.job = None;
     }
 }
@@ -373,7 +398,7 @@ fn beating(
     let present = job.watch();
     let (app, job) = (Arc::clone(app), Arc::clone(job));
     let start = Beat { app, job: Arc::clone(&job), caller, line, until, _present: present };
-    let body = stream::unfold(Some(start), |beat| async move {
+    let body = futures_util::stream::unfold(Some(start), |beat| async move {
         let beat = beat?;
         let pause = tokio::time::sleep(
             beat.app
@@ -388,7 +413,7 @@ fn beating(
         };
         let over = tokio::time::Instant::now() >= beat.until || beat.app.closing.is_cancelled();
         if outcome.is_none() && !over {
-            let space = stream::iter([Ok(Bytes::from_static(b" "))]).boxed();
+            let space = futures_util::stream::iter([Ok(Bytes::from_static(b" "))]).boxed();
             return Some((space, Some(beat)));
         }
         let answer = if let Some(outcome) = outcome {

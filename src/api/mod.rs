@@ -23,6 +23,8 @@ mod path;
 mod render;
 mod request;
 mod shape;
+mod stream;
+mod upload;
 mod usage;
 
 use std::sync::{
@@ -61,6 +63,8 @@ pub struct App {
     pub limiter: crate::limit::Limiter,
     /// Largest JSON body, bytes.
     pub json_limit: usize,
+    /// Largest file of a form, bytes.
+    pub upload_limit: u64,
     /// Longest time a caller is kept waiting before it is told that its job still runs.
     pub wait: std::time::Duration,
     /// How long a caller that wants it hears nothing before white space is sent, and between two.
@@ -95,6 +99,8 @@ pub fn router(app: Arc<App>, cors_origins: &[String]) -> Router {
         .route("/callbacks/{provider}/{job}/{attempt}/{mac}", post(callbacks::receive));
     let keyed = Router::new()
         .route("/v1/images/generations", post(images::generate))
+        .route("/v1/images/edits", post(images::edit))
+        .route("/v1/images/variations", post(images::vary))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         .route("/v1/jobs", get(jobs::list))

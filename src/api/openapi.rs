@@ -6,7 +6,9 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::shape::{ErrorBody, ErrorResponse, ImagesRequest, ImagesResponse, Picture};
+use super::shape::{
+    EditsRequest, ErrorBody, ErrorResponse, ImagesRequest, ImagesResponse, Picture,
+};
 
 struct Key;
 
@@ -25,6 +27,8 @@ impl Modify for Key {
     info(title = "Mediagate", description = "One address in front of every maker of pictures."),
     paths(
         super::images::generate,
+        super::images::edit,
+        super::images::vary,
         super::models::list,
         super::models::retrieve,
         super::jobs::list,
@@ -37,7 +41,7 @@ impl Modify for Key {
         super::health::ready,
         serve,
     ),
-    components(schemas(ImagesRequest, ImagesResponse, Picture, ErrorResponse, ErrorBody)),
+    components(schemas(EditsRequest, ImagesRequest, ImagesResponse, Picture, ErrorResponse, ErrorBody)),
     modifiers(&Key)
 )]
 struct Document;

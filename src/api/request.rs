@@ -6,7 +6,7 @@ use providers::{catalog::Task, media::Format};
 use serde_json::{Map, Value};
 
 use crate::{
-    engine::request::{ImageRequest, ProviderChoice},
+    engine::request::{ImageRequest, MaskMarks, ProviderChoice},
     error::{Code, Error},
     media::plan,
 };
@@ -14,11 +14,44 @@ use crate::{
 const MOST_PICTURES: u64 = 10;
 /// Names of this API that are refused rather than passed on to a provider, and what to do.
 const NOT_HERE: [(&str, &str); 4] = [
-    ("image", "use /v1/images/edits on a gateway that has it"),
-    ("images", "use /v1/images/edits on a gateway that has it"),
-    ("mask", "use /v1/images/edits on a gateway that has it"),
+    ("image", "use /v1/images/edits"),
+    ("images", "use /v1/images/edits"),
+    ("mask", "use /v1/images/edits"),
     ("async", "send the header 'prefer: respond-async'"),
 ];
+/// Fields of this API that hold text, whatever it reads like.
+pub(super) const KNOWN_TEXTS: [&str; 19] = [
+    "prompt",
+    "negative_prompt",
+    "model",
+    "size",
+    "aspect_ratio",
+    "resolution",
+    "fit",
+    "pad_color",
+    "quality",
+    "background",
+    "output_format",
+    "response_format",
+    "moderation",
+    "style",
+    "user",
+    "input_fidelity",
+    "mode",
+    "mask_marks",
+    "task",
+];
+
+/// What a path is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `/v1/images/generations`.
+    Generation,
+    /// `/v1/images/edits`.
+    Edit,
+    /// `/v1/images/variations`.
+    Variation,
+}
 
 /// Takes fields out of a body; what is left is unknown.
 struct Fields(Map<String, Value>);
@@ -99,6 +132,8 @@ pub(super) struct Generation {
     pub(super) request: ImageRequest,
     /// Whether white space is wanted while the job runs.
     pub(super) heartbeat: bool,
+    /// Whether events are wanted in place of a document.
+    pub(super) stream: bool,
 }
 
 /// Most labels of a call, and their longest names and values: those of OpenAI's `metadata`.
@@ -140,9 +175,10 @@ fn labels(fields: &mut Fields) -> Result<BTreeMap<String, String>, Error> {
     Ok(labels)
 }
 
-/// Reads the body of `POST /v1/images/generations`.
-pub(super) fn generation(body: Map<String, Value>) -> Result<Generation, Error> {
+/// Reads the fields of a call. The pictures it works from are added later.
+pub(super) fn read(kind: Kind, body: Map<String, Value>) -> Result<Generation, Error> {
     let mut fields = Fields(body);
+    // Pictures of the paths that take them were taken out before.
     for (name, advice) in NOT_HERE {
         if fields.take(name).is_some_and(|value| value != Value::Bool(false)) {
             return Err(Error::new(
@@ -152,18 +188,22 @@ pub(super) fn generation(body: Map<String, Value>) -> Result<Generation, Error> 
             .param(name));
         }
     }
-    if fields.flag("stream")? || fields.number("partial_images", 0, 3)?.is_some_and(|n| n > 0) {
-        return Err(Error::new(
-            Code::UnsupportedParameter,
-            "streaming is not built yet; leave stream and partial_images out",
-        )
-        .param("stream"));
+    let stream = fields.flag("stream")?;
+    let partial_images = fields.number("partial_images", 0, 3)?;
+    if partial_images.is_some_and(|n| n > 0) && !stream {
+        return Err(Error::invalid("partial_images", "partial_images needs stream: true"));
     }
+    let task = task(kind, &mut fields)?;
     let models = models(&mut fields)?;
-    let prompt = fields
-        .text("prompt")?
-        .filter(|p| !p.trim().is_empty())
-        .ok_or_else(|| Error::invalid("prompt", "prompt is missing or empty"))?;
+    let prompt = fields.text("prompt")?.filter(|p| !p.trim().is_empty());
+    if prompt.is_none() && matches!(task, Task::ImageGenerate | Task::ImageEdit) {
+        return Err(Error::invalid("prompt", "prompt is missing or empty"));
+    }
+    let scale = fields.number("scale_factor", 1, 16)?.map(|factor| factor as u32);
+    if scale.is_some() && task != Task::ImageUpscale {
+        let message = "scale_factor needs mode: \"upscale\" at /v1/images/edits";
+        return Err(Error::invalid("scale_factor", message));
+    }
     let n = fields.number("n", 1, MOST_PICTURES)?.unwrap_or(1);
     let size_text = fields.text("size")?;
     let aspect_ratio = fields.text("aspect_ratio")?;
@@ -189,10 +229,21 @@ pub(super) fn generation(body: Map<String, Value>) -> Result<Generation, Error> 
         return Err(Error::invalid("webp_lossless", message));
     }
     let heartbeat = fields.flag("heartbeat")?;
+    let wants_url =
+        fields.choice("response_format", &["url", "b64_json"])?.as_deref() == Some("url");
+    if stream && wants_url {
+        let message = "a stream carries base64; leave response_format or stream out";
+        return Err(Error::invalid("response_format", message));
+    }
     let request = ImageRequest {
-        task: Task::ImageGenerate,
+        task,
         models,
-        prompt,
+        prompt: prompt.unwrap_or_default(),
+        given: Vec::new(),
+        mask: None,
+        mask_marks: mask_marks(&mut fields)?,
+        scale,
+        fidelity: fields.choice("input_fidelity", &["low", "high"])?,
         n: n as u32,
         size,
         size_text: (!said.is_empty()).then(|| said.join(" ")),
@@ -201,8 +252,7 @@ pub(super) fn generation(body: Map<String, Value>) -> Result<Generation, Error> 
         format,
         compression: fields.number("output_compression", 0, 100)?.map(|n| n as u8),
         webp_lossless,
-        wants_url: fields.choice("response_format", &["url", "b64_json"])?.as_deref()
-            == Some("url"),
+        wants_url,
         moderation: fields.choice("moderation", &["auto", "low"])?,
         style: fields.text("style")?,
         user: user(&mut fields)?,
@@ -216,7 +266,33 @@ pub(super) fn generation(body: Map<String, Value>) -> Result<Generation, Error> 
         provider_options: provider_options(&mut fields)?,
         extra: fields.0,
     };
-    Ok(Generation { request, heartbeat })
+    Ok(Generation { request, heartbeat, stream })
+}
+
+/// What is to be done: that of the path, or at the path of edits the `mode`.
+fn task(kind: Kind, fields: &mut Fields) -> Result<Task, Error> {
+    match kind {
+        Kind::Generation => Ok(Task::ImageGenerate),
+        Kind::Variation => Ok(Task::ImageVariation),
+        Kind::Edit => {
+            let mode = fields.choice("mode", &["edit", "upscale", "remove_background"])?;
+            Ok(match mode.as_deref() {
+                Some("upscale") => Task::ImageUpscale,
+                Some("remove_background") => Task::ImageRemoveBackground,
+                _ => Task::ImageEdit,
+            })
+        }
+    }
+}
+
+/// How the mask marks what is edited.
+fn mask_marks(fields: &mut Fields) -> Result<MaskMarks, Error> {
+    let marks = fields.choice("mask_marks", &["transparent", "white", "black"])?;
+    Ok(match marks.as_deref() {
+        Some("white") => MaskMarks::White,
+        Some("black") => MaskMarks::Black,
+        _ => MaskMarks::Transparent,
+    })
 }
 
 fn models(fields: &mut Fields) -> Result<Vec<String>, Error> {
@@ -292,7 +368,7 @@ mod tests {
 
     fn parse(body: Value) -> Result<ImageRequest, Error> {
         match body {
-            Value::Object(map) => generation(map).map(|g| g.request),
+            Value::Object(map) => read(Kind::Generation, map).map(|g| g.request),
             _ => unreachable!("test bodies are objects"),
         }
     }
@@ -322,7 +398,12 @@ mod tests {
             (json!({"models": "flux"}), "models"),
             (json!({"provider": {"sort": "price"}}), "provider.sort"),
             (json!({"provider_options": {"fal": 1}}), "provider_options.fal"),
-            (json!({"stream": true}), "stream"),
+            (json!({"stream": 1}), "stream"),
+            (json!({"stream": true, "response_format": "url"}), "response_format"),
+            (json!({"partial_images": 2}), "partial_images"),
+            (json!({"partial_images": 4, "stream": true}), "partial_images"),
+            (json!({"scale_factor": 2}), "scale_factor"),
+            (json!({"input_fidelity": "medium"}), "input_fidelity"),
             (json!({"mask": "data:"}), "mask"),
         ] {
             let mut body = json!({"model": "m", "prompt": "p"});

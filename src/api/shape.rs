@@ -4,6 +4,31 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// A request to work from pictures. It takes every field of [`ImagesRequest`] too. In JSON a picture
+/// is an https link, a data URI or `{"image_url": ...}`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EditsRequest {
+    /// A public name, a provider slug, a route or an alias.
+    #[schema(example = "gpt-image-2")]
+    model: String,
+    /// The pictures, 1 to 16: `image`, `image[]` or `images`.
+    #[schema(format = Binary)]
+    image: Vec<String>,
+    /// What of the first picture is edited; of the same size.
+    #[schema(format = Binary)]
+    mask: Option<String>,
+    /// How the mask marks that: `transparent`, `white` or `black`.
+    mask_marks: Option<String>,
+    /// What to draw. Variations, `upscale` and `remove_background` need none.
+    prompt: Option<String>,
+    /// `edit`, `upscale` or `remove_background`; only at `/v1/images/edits`.
+    mode: Option<String>,
+    /// With `upscale`: how many times as long each side gets.
+    scale_factor: Option<u32>,
+    /// `low` or `high`: how closely the pictures are kept to.
+    input_fidelity: Option<String>,
+}
+
 /// A picture request. Unknown fields go to the provider as they are.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ImagesRequest {

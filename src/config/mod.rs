@@ -249,6 +249,8 @@ pub enum RoutePolicy {
 pub struct LimitsConfig {
     /// Longest JSON body, in bytes.
     pub json_bytes: u64,
+    /// Largest file of a form, in bytes.
+    pub upload_bytes: u64,
 }
 
 /// Money.

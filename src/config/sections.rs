@@ -70,6 +70,10 @@ pub(super) fn config(
                 .child("limits")
                 .bytes("json_bytes", 1024..=1024 * MIB)
                 .unwrap_or(64 * MIB),
+            upload_bytes: top
+                .child("limits")
+                .bytes("upload_bytes", 1024..=1024 * MIB)
+                .unwrap_or(50_000_000),
         },
         billing: billing(&top.child("billing")),
         log: log(&top.child("log")),

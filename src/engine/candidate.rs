@@ -4,23 +4,28 @@ use std::{borrow::Cow, sync::Arc};
 
 use providers::{
     ImageCall, Usage,
-    catalog::{Choice, Deployment, Drawn, SizeRule, WorkedFrom},
+    catalog::{Choice, Deployment, Drawn, SizeRule, Task, WorkedFrom},
     media::{Format, Size, SizeWords},
     money::Cost,
 };
 use serde_json::Value;
 
 use super::{
+    given,
     registry::Served,
     request::{Adjustment, AdjustmentKind, ImageRequest},
 };
 use crate::{
     error::Code,
-    media::plan::{self, SizePlan},
+    media::plan::{self, Fit, PlanError, SizeAsk, SizePlan, Want},
 };
 
 /// Quality words of the OpenAI API, old and new. Anything else is a mistake.
 const QUALITIES: [&str; 8] = ["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"];
+
+/// What is said to a model that edits, to make it draw a variation.
+const NEUTRAL: &str = "Draw a variation of this picture: the same subject, style and composition, \
+                       with small natural differences.";
 
 /// A deployment that can serve the request, and just how.
 #[derive(Clone, Debug)]
@@ -33,6 +38,10 @@ pub struct Candidate {
     pub call: ImageCall,
     /// What is known beforehand to differ from what was asked.
     pub adjustments: Vec<Adjustment>,
+    /// The pictures that each one is made from, as they are sent.
+    pub from: WorkedFrom,
+    /// Whether the mask is kept to here: what it keeps is laid over what the provider draws.
+    pub lays: bool,
     /// The most it will cost for all pictures; `None` where it has no price.
     pub cost: Option<Cost>,
 }
@@ -108,7 +117,16 @@ impl Planner<'_> {
 
     fn plan(&mut self, limits: PlanLimits) -> Result<Candidate, Excluded> {
         self.check_prompt()?;
+        self.check_given()?;
         let wire = &self.deployment.wire;
+        let scale = self.plan_scale()?;
+        let fidelity = self.plan_word(
+            "input_fidelity",
+            wire.fidelity.as_ref(),
+            self.request.fidelity.as_ref(),
+        )?;
+        let lays = self.plan_mask();
+        let prompt = self.plan_prompt();
         if self.request.seed.is_some() && wire.seed.is_none() {
             return Err(self.unsupported("seed", "this deployment takes no seed"));
         }
@@ -116,7 +134,7 @@ impl Planner<'_> {
             let reason = "this deployment takes no negative prompt";
             return Err(self.unsupported("negative_prompt", reason));
         }
-        let size = self.plan_size(limits)?;
+        let size = self.plan_size(limits, scale, lays)?;
         let (format, compression) = self.plan_format(&size)?;
         let background = self.plan_background()?;
         let quality = self.plan_quality()?;
@@ -128,11 +146,12 @@ impl Planner<'_> {
         let style = self.plan_word("style", wire.style.as_ref(), self.request.style.as_ref())?;
         let extra = self.plan_extra()?;
         let call = ImageCall {
-            prompt: self.request.prompt.clone(),
+            prompt,
+            // Made when they are sent.
             images: Vec::new(),
             mask: None,
-            scale: None,
-            fidelity: None,
+            scale,
+            fidelity,
             n: 1,
             size: size.native.clone(),
             format,
@@ -157,6 +176,8 @@ impl Planner<'_> {
             size,
             call,
             adjustments: std::mem::take(&mut self.adjustments),
+            from: self.from(),
+            lays,
             cost: None,
         };
         candidate.cost = expected_cost(&candidate, self.request.n);
@@ -177,15 +198,141 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn plan_size(&mut self, limits: PlanLimits) -> Result<SizePlan, Excluded> {
+    /// The pictures worked from fit the deployment, or can be made to fit.
+    fn check_given(&mut self) -> Result<(), Excluded> {
+        if !self.deployment.task.takes_pictures() {
+            return Ok(());
+        }
+        let rule = &self.deployment.inputs;
+        let given = &self.request.given;
+        if given.len() > rule.images as usize {
+            let reason =
+                format!("{} pictures came, and this deployment takes {}", given.len(), rule.images);
+            return Err(self.unsupported("image", reason));
+        }
+        let small =
+            |size: Size| rule.min_side.is_some_and(|least| size.width.min(size.height) < least);
+        if let Some(small) = given.iter().map(|given| given.size).find(|size| small(*size)) {
+            let least = rule.min_side.unwrap_or_default();
+            let reason = format!("a picture of {small} is too small: sides from {least} are taken");
+            return Err(self.excluded(Code::InvalidImage, "image", reason));
+        }
+        self.adjustments.extend(given::foreseen(self.request, rule));
+        Ok(())
+    }
+
+    /// The pictures a call is made from, as they are sent.
+    fn from(&self) -> WorkedFrom {
+        if !self.deployment.task.takes_pictures() {
+            return WorkedFrom::default();
+        }
+        let sent = |given| given::sent_size(given, &self.deployment.inputs).pixels();
+        WorkedFrom {
+            pictures: u32::try_from(self.request.given.len()).unwrap_or(u32::MAX),
+            pixels: self.request.given.iter().map(sent).sum(),
+        }
+    }
+
+    /// Whether a mask has to be kept to here.
+    fn plan_mask(&mut self) -> bool {
+        let lays = self.request.mask.is_some() && self.deployment.inputs.mask.is_none();
+        if lays {
+            let reason =
+                "this deployment takes no mask; what the mask keeps is laid over what it draws";
+            self.adjustments.push(
+                Adjustment::new("mask", AdjustmentKind::Emulated, reason).values(
+                    "mask",
+                    Value::Null,
+                    "mask",
+                ),
+            );
+        }
+        lays
+    }
+
+    fn plan_scale(&self) -> Result<Option<u32>, Excluded> {
+        let Some(factor) = self.request.scale else { return Ok(None) };
+        let factors = &self.deployment.inputs.factors;
+        if factors.contains(&factor) {
+            return Ok(self.deployment.wire.scale.is_some().then_some(factor));
+        }
+        let known: Vec<String> = factors.iter().map(u32::to_string).collect();
+        let reason = if known.is_empty() {
+            "this deployment takes no scale_factor".to_owned()
+        } else {
+            format!("scale_factor {factor} is not one of {}", known.join(", "))
+        };
+        Err(self.unsupported("scale_factor", reason))
+    }
+
+    fn plan_prompt(&mut self) -> String {
+        let asked = &self.request.prompt;
+        let task = self.deployment.task;
+        if task == Task::ImageEdit && self.request.task == Task::ImageVariation && asked.is_empty()
+        {
+            let reason = "this model has no variations; it edits the picture with a neutral prompt";
+            self.adjustments.push(
+                Adjustment::new("prompt", AdjustmentKind::Emulated, reason).values(
+                    Value::Null,
+                    NEUTRAL,
+                    Value::Null,
+                ),
+            );
+            return NEUTRAL.to_owned();
+        }
+        let silent = matches!(task, Task::ImageUpscale | Task::ImageRemoveBackground);
+        if silent && !asked.is_empty() && self.deployment.wire.prompt.is_none() {
+            let reason = "this deployment takes no prompt";
+            self.adjustments.push(
+                Adjustment::new("prompt", AdjustmentKind::Dropped, reason).values(
+                    asked.as_str(),
+                    Value::Null,
+                    Value::Null,
+                ),
+            );
+            return String::new();
+        }
+        asked.clone()
+    }
+
+    /// The deployment with its sizes as they are for the pictures at hand.
+    fn sized(&self, scale: Option<u32>) -> Cow<'_, Deployment> {
+        if !matches!(self.deployment.size, SizeRule::Input { .. }) {
+            return Cow::Borrowed(self.deployment);
+        }
+        let first = self.request.given.first();
+        let first = first.map(|given| given::sent_size(given, &self.deployment.inputs));
+        let size = self.deployment.size.for_input(first, scale.or(self.request.scale));
+        Cow::Owned(Deployment { size, ..self.deployment.clone() })
+    }
+
+    fn plan_size(
+        &mut self,
+        limits: PlanLimits,
+        scale: Option<u32>,
+        lays: bool,
+    ) -> Result<SizePlan, Excluded> {
         let price = |size: Size, tier: Option<&str>| self.served.price(size, tier);
-        let planned =
-            plan::plan_size(self.deployment, &self.request.size, limits.max_upscale, &price);
+        let deployment = self.sized(scale);
+        let plan = |ask: &SizeAsk| plan::plan_size(&deployment, ask, limits.max_upscale, &price);
+        let mut planned = plan(&self.request.size);
+        if let (true, Want::Auto, Some(first)) =
+            (lays, &self.request.size.want, self.request.given.first())
+        {
+            // What is laid over it must lie where it lay.
+            let like =
+                |size| SizeAsk { want: Want::Exact(size), fit: Fit::Stretch, ..self.request.size };
+            planned = match plan(&like(first.size)) {
+                Err(PlanError::TooMuchEnlargement { largest, .. }) => plan(&like(largest)),
+                planned => planned,
+            };
+        }
         let planned = planned.map_err(|error| {
-            let examples = plan::examples(&self.deployment.size).join(", ");
+            let examples = plan::examples(&deployment.size).join(", ");
             let reason = format!("{error}; sizes that work: {examples}");
             self.excluded(Code::InvalidSize, "size", reason)
         })?;
+        drop(deployment);
         let (native, delivered) = (planned.native_text(), planned.delivered_text());
         let asked = self.request.size_text.clone();
         if let Some(asked) = asked
@@ -392,7 +539,7 @@ fn expected_cost(candidate: &Candidate, n: u32) -> Option<Cost> {
         .or(deployment.default_size)
         .unwrap_or_else(|| largest(&deployment.size));
     let quality = candidate.call.quality.as_deref().filter(|q| *q != "auto");
-    let drawn = Drawn { size, quality, tier: candidate.tier(), from: WorkedFrom::default() };
+    let drawn = Drawn { size, quality, tier: candidate.tier(), from: candidate.from };
     deployment.cost(&vec![drawn; n as usize], &Usage::default())
 }
 

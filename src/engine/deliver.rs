@@ -3,13 +3,17 @@
 //! This is the only place that tries again. A submit whose outcome nobody knows is never
 //! repeated at the same provider, and elsewhere only within what the operator allows.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use parking_lot::Mutex;
 use providers::{
     ImageCall, Usage,
-    catalog::{Drawn, WorkedFrom},
+    catalog::Drawn,
     money::{Cost, Money},
 };
 use tokio::time::{Instant, timeout_at};
@@ -19,9 +23,9 @@ use super::{
     candidate::Candidate,
     drive::{Drive, Finished, Start},
     failure::{Class, Failure},
+    given::{self, Prepared},
     job::{AttemptRecord, Job, Share},
     log::Log,
-    outgoing::Inputs,
     picture::{self, Ready},
     request::{Adjustment, ImageRequest},
     verdict,
@@ -64,6 +68,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) restored: usize,
     pub(crate) deadline: Instant,
     pub(crate) shared: Mutex<Shared>,
+    /// The request's pictures, by the deployment that takes them so.
+    pub(crate) prepared: tokio::sync::Mutex<BTreeMap<String, Arc<Prepared>>>,
 }
 
 /// What the attempts of a job leave behind.
@@ -333,13 +339,25 @@ impl Delivery<'_> {
         part: Part,
         row: &AttemptRow,
     ) -> Result<Vec<Result<Piece, Failure>>, Failure> {
-        let image = ImageCall { n: part.count, seed: part.seed, ..candidate.call.clone() };
-        let inputs = Inputs::default();
+        let prepared = self.prepared(candidate, row).await;
+        let (prepared, unprepared) = match prepared {
+            Ok(prepared) => (prepared, None),
+            Err(failure) => (Arc::default(), Some(failure)),
+        };
+        let image = ImageCall {
+            n: part.count,
+            seed: part.seed,
+            images: prepared.images.clone(),
+            mask: prepared.mask.clone(),
+            ..candidate.call.clone()
+        };
         let begun = Instant::now();
         let engine = self.engine;
         let log = Log { engine, job: self.job, number: row.number };
-        let mut drive = Drive::new(engine, &log, &candidate.served, &image, &inputs, self.deadline);
+        let mut drive =
+            Drive::new(engine, &log, &candidate.served, &image, &prepared.inputs, self.deadline);
         let driven = match self.start(row) {
+            _ if unprepared.is_some() => Err(unprepared.unwrap_or_else(Failure::unwritten)),
             // A process that does not know whether the job is still its own must not buy.
             Start::Submit if !engine.lease.is_safe(self.job.begun) => Err(Failure::unwritten()),
             start => drive.run(start).await,
@@ -400,6 +418,26 @@ impl Delivery<'_> {
         shared.upstream = shared.upstream.max(upstream);
         shared.attempts.push(record);
         result
+    }
+
+    /// The request's pictures as the candidate takes them; made once for all its calls.
+    async fn prepared(
+        &self,
+        candidate: &Candidate,
+        row: &AttemptRow,
+    ) -> Result<Arc<Prepared>, Failure> {
+        if self.request.given.is_empty() || !matches!(self.start(row), Start::Submit) {
+            return Ok(Arc::default());
+        }
+        let slug = candidate.served.slug();
+        let mut known = self.prepared.lock().await;
+        if let Some(prepared) = known.get(&slug) {
+            return Ok(Arc::clone(prepared));
+        }
+        let (pool, budget) = (&self.engine.pool, self.engine.transport.budget());
+        let limits = picture::decode_limits(self.engine.settings.pictures);
+        let made = given::prepare(self.request, candidate, pool, budget, limits).await?;
+        Ok(Arc::clone(known.entry(slug).or_insert(Arc::new(made))))
     }
 
     /// How an attempt begins that is written down like this.
@@ -487,7 +525,7 @@ impl Delivery<'_> {
                 size: p.ready.drawn,
                 quality,
                 tier: candidate.tier(),
-                from: WorkedFrom::default(),
+                from: candidate.from,
             })
             .collect();
         let operators = candidate.served.is_operators();

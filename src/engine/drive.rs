@@ -33,6 +33,8 @@ use crate::{
 
 /// A free request is tried this often when it breaks, twice as late each time: for 16 s.
 const FREE_TRIES: u32 = 7;
+/// How often a result is asked for that comes as the failure of a server.
+const DOUBTFUL_TRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A download that holds no usable picture is repeated until it was tried this often.
 const UNUSABLE_TRIES: u32 = 2;
@@ -299,6 +301,7 @@ impl<'a> Drive<'a> {
     async fn free(&mut self, kind: SendKind, request: WireRequest) -> Result<Step, Failure> {
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
+            let mut doubtful = false;
             let failure = match self.exchange(&request).await {
                 Err(None) => return Err(Failure::deadline()),
                 Err(Some(error)) => Failure::transport(&error, kind),
@@ -312,13 +315,17 @@ impl<'a> Drive<'a> {
                         self.again = Some((kind, request));
                         return Ok(step);
                     }
-                    Err(error) => Failure::upstream(error, kind),
+                    Err(error) => {
+                        // A bad moment of the provider's own door looks like a job that failed.
+                        doubtful = reply.status >= 500 && attempt < DOUBTFUL_TRIES;
+                        Failure::upstream(error, kind)
+                    }
                 },
             };
             let transient = matches!(
                 failure.class,
                 Class::ResultLost | Class::RateLimited | Class::Unavailable
-            );
+            ) || (doubtful && failure.class == Class::Failed);
             if failure.class == Class::Operator {
                 // The job is done, and billed, though we may not have it.
                 return Err(Failure { class: Class::ResultLost, ..failure });

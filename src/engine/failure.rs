@@ -6,6 +6,9 @@ use providers::{Fault, SendKind, UpstreamError};
 
 use super::transport::TransportError;
 
+/// The outcome of an attempt whose request holds a picture that cannot be read.
+pub(crate) const INVALID_IMAGE: &str = "invalid_image";
+
 /// What a failure allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {

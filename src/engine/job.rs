@@ -17,6 +17,7 @@ use std::{
 use parking_lot::Mutex;
 use providers::{
     Reply,
+    catalog::Task,
     media::{Format, Size},
     money::{Cost, Money},
 };
@@ -212,6 +213,8 @@ const PUSHES: usize = 8;
 pub struct NewJob<'a> {
     /// Who asks.
     pub grant: &'a Arc<Grant>,
+    /// What it is for.
+    pub task: Task,
     /// The model asked for.
     pub model: &'a str,
     /// The request.
@@ -237,7 +240,7 @@ impl Job {
         Arc::new(Self {
             id: format!("job_{}", uuid::Uuid::now_v7().simple()),
             grant: Arc::clone(new.grant),
-            task: "image.generate".to_owned(),
+            task: new.task.name().to_owned(),
             model: new.model.to_owned(),
             request_id: new.request_id.to_owned(),
             prompt_sha256: hex::encode(Sha256::digest(new.prompt.as_bytes())),
@@ -559,6 +562,7 @@ mod tests {
 
     fn job(prompt: &str) -> Arc<Job> {
         Job::new(&NewJob {
+            task: Task::ImageGenerate,
             grant: &Arc::new(Grant::open()),
             model: "m",
             request_id: "r",

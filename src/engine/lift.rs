@@ -20,6 +20,8 @@ const LONGEST_TEXT: usize = 8 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Lifter {
     budget: Arc<Budget>,
+    /// Strings up to this length stay.
+    longest: usize,
     text: BytesMut,
     blobs: Vec<Blob>,
     state: State,
@@ -42,10 +44,17 @@ impl Lifter {
     pub(crate) fn new(json: bool, budget: &Arc<Budget>) -> Self {
         Self {
             budget: Arc::clone(budget),
+            longest: LONG_STRING,
             text: BytesMut::new(),
             blobs: Vec::new(),
             state: if json { State::Outside } else { State::Plain },
         }
+    }
+
+    /// Keeps strings up to this many bytes where they are.
+    #[must_use]
+    pub(crate) fn keeping(self, longest: usize) -> Self {
+        Self { longest, ..self }
     }
 
     /// Takes the next chunk.
@@ -86,7 +95,7 @@ impl Lifter {
                     return Ok(at + 1);
                 }
                 // Look no further than a string may grow before it is lifted.
-                let room = (LONG_STRING + 1).saturating_sub(self.text.len() - *start);
+                let room = (self.longest + 1).saturating_sub(self.text.len() - *start);
                 let window = &rest[..rest.len().min(room.max(1))];
                 let found = memchr2(b'"', b'\\', window);
                 let keep = found.map_or(window.len(), |i| i + 1);
@@ -94,7 +103,7 @@ impl Lifter {
                 match found.map(|i| window[i]) {
                     Some(b'"') => self.state = State::Outside,
                     Some(_) => *escaped = true,
-                    None if self.text.len() - *start > LONG_STRING => {
+                    None if self.text.len() - *start > self.longest => {
                         let start = *start;
                         self.begin_lift(start)?;
                     }

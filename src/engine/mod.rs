@@ -13,11 +13,12 @@ pub mod candidate;
 pub mod deliver;
 mod drive;
 mod failure;
+mod given;
 pub mod hold;
 pub mod job;
 mod keep;
 pub mod lease;
-mod lift;
+pub(crate) mod lift;
 mod listen;
 mod log;
 mod lookup;
@@ -39,7 +40,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use providers::money::{Cost, Money};
+use providers::{
+    catalog::Task,
+    money::{Cost, Money},
+};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -210,6 +214,12 @@ impl Engine {
         served.with_key(&key.id, secret.expose()).map(Arc::new)
     }
 
+    /// Refuses a mask that marks nothing to edit.
+    pub(crate) async fn check_mask(&self, request: &ImageRequest) -> Result<(), Error> {
+        let limits = picture::decode_limits(self.settings.pictures);
+        given::check_mask(request, &self.pool, limits).await
+    }
+
     /// Decides who can serve a request and how. Calls nobody.
     pub fn plan(&self, request: &ImageRequest) -> Result<Plan, Error> {
         let limits = PlanLimits {
@@ -228,6 +238,10 @@ impl Engine {
                     continue;
                 }
             };
+            if serving(&resolved.deployments, request.task).next().is_none() {
+                missing.get_or_insert(self.incapable(name, request.task));
+                continue;
+            }
             if plan.model.is_empty() {
                 plan.model.clone_from(&resolved.model);
             }
@@ -247,6 +261,37 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// What a caller is told of a model that does something else.
+    fn incapable(&self, name: &str, task: Task) -> Error {
+        let mut able: Vec<&str> = Vec::new();
+        for served in serving(self.registry.served(), task) {
+            if !able.contains(&served.deployment.model.as_str()) {
+                able.push(&served.deployment.model);
+            }
+        }
+        able.truncate(8);
+        let able = if able.is_empty() { "no model here".to_owned() } else { able.join(", ") };
+        let message = format!("{name} does not do {}; {able} does", task.name());
+        Error::new(Code::UnsupportedParameter, message).param("model")
+    }
+}
+
+/// Those that do a task. A picture's variation is also drawn by those that edit pictures, where
+/// their vendor has no variations of that model.
+fn serving(deployments: &[Arc<Served>], task: Task) -> impl Iterator<Item = &Arc<Served>> {
+    deployments.iter().filter(move |served| {
+        let own = &served.deployment;
+        own.task == task
+            || (task == Task::ImageVariation
+                && own.task == Task::ImageEdit
+                && !deployments.iter().any(|other| {
+                    let other = &other.deployment;
+                    (&other.provider, &other.model, other.task) == (&own.provider, &own.model, task)
+                }))
+    })
+}
+
 /// Adds a model's deployments to a plan: as candidates, or as excluded with the reason.
 fn add_candidates(
     plan: &mut Plan,
@@ -256,8 +301,7 @@ fn add_candidates(
     limits: PlanLimits,
 ) {
     let choice = &request.providers;
-    let task = request.task;
-    for served in resolved.deployments.iter().filter(|served| served.deployment.task == task) {
+    for served in serving(&resolved.deployments, request.task) {
         let provider = &served.deployment.provider;
         if choice.ignore.contains(provider)
             || (!choice.only.is_empty() && !choice.only.contains(provider))

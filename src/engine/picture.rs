@@ -10,13 +10,14 @@ use sha2::{Digest as _, Sha256};
 use super::{
     candidate::Candidate,
     failure::{Class, Failure},
+    given,
     request::{Adjustment, AdjustmentKind, ImageRequest},
 };
 use crate::media::{
     blob::{Blob, Budget},
-    convert::{self, Conversion},
+    convert::{self, Conversion, Converted},
     plan,
-    pool::Pool,
+    pool::{Lane, Pool},
     sniff::{self, DecodeLimits, HEAD, Sniffed, TAIL},
 };
 
@@ -75,7 +76,8 @@ pub(crate) async fn prepare(
         && wanted.is_lossy()
         && candidate.served.deployment.wire.compression.is_none();
     let lossless_missed = request.webp_lossless && wanted == Format::Webp;
-    if geometry.is_none() && wanted == sniffed.format && !quality_missed && !lossless_missed {
+    let untouched = geometry.is_none() && !candidate.lays;
+    if untouched && wanted == sniffed.format && !quality_missed && !lossless_missed {
         return Ok(Ready {
             blob,
             format: sniffed.format,
@@ -102,14 +104,15 @@ pub(crate) async fn prepare(
     let (lane, weight) = (conversion.lane(), conversion.weight(&sniffed));
     let c2pa = sniffed.c2pa;
     let resized = conversion.geometry.is_some();
-    let converted = pool
-        .run_in_turn(lane, weight, move || {
+    let converted = if candidate.lays {
+        composed(blob, sniffed, conversion, request, pool, decode).await?
+    } else {
+        pixel_work(pool, lane, weight, move || {
             let bytes = blob.to_bytes().map_err(|e| e.to_string())?;
             convert::convert(&bytes, &sniffed, &conversion, &decode).map_err(|e| e.to_string())
         })
-        .await
-        .map_err(|_| Failure::new(Class::Gateway, "internal_error", "the conversion broke off"))?
-        .map_err(|e| unusable(format!("the provider's picture cannot be used: {e}")))?;
+        .await?
+    };
     if resized && request.size_text.is_some() {
         let reason = format!("the provider drew {from}; the gateway made it {}", converted.size);
         adjustments.push(Adjustment::new("size", AdjustmentKind::Resized, reason).values(
@@ -157,6 +160,41 @@ pub(crate) async fn prepare(
     })
 }
 
+/// The picture in its new shape, with what the request's mask keeps laid over it.
+async fn composed(
+    blob: Blob,
+    sniffed: Sniffed,
+    conversion: Conversion,
+    request: &ImageRequest,
+    pool: &Pool,
+    limits: DecodeLimits,
+) -> Result<Converted, Failure> {
+    let (lane, weight) = (conversion.lane(), conversion.weight(&sniffed));
+    let shape = conversion.clone();
+    let drawn = pixel_work(pool, lane, weight, move || {
+        let bytes = blob.to_bytes().map_err(|e| e.to_string())?;
+        let rendered = convert::render(&bytes, &sniffed, &shape, &limits);
+        rendered.map(|(pixels, _)| pixels).map_err(|e| e.to_string())
+    });
+    let laid = given::laid(request, drawn.await?, pool, limits).await?;
+    let (size, format) = (laid.size, conversion.format);
+    let flattened = laid.alpha && !format.has_alpha();
+    let encode = move || convert::encode(laid, &conversion).map_err(|e| e.to_string());
+    let bytes = pixel_work(pool, lane, weight, encode).await?;
+    Ok(Converted { bytes, format, size, flattened, color_converted: false })
+}
+
+async fn pixel_work<T: Send + 'static>(
+    pool: &Pool,
+    lane: Lane,
+    weight: u64,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = pool.run_in_turn(lane, weight, work).await;
+    done.map_err(|_| Failure::new(Class::Gateway, "internal_error", "the conversion broke off"))?
+        .map_err(|e| unusable(format!("the provider's picture cannot be used: {e}")))
+}
+
 /// What the bytes are, and that they are all there.
 pub(crate) fn inspect(blob: &Blob, limits: PictureLimits) -> Result<Sniffed, Failure> {
     let unreadable =
@@ -171,7 +209,7 @@ pub(crate) fn inspect(blob: &Blob, limits: PictureLimits) -> Result<Sniffed, Fai
     Ok(sniffed)
 }
 
-fn decode_limits(limits: PictureLimits) -> DecodeLimits {
+pub(crate) fn decode_limits(limits: PictureLimits) -> DecodeLimits {
     DecodeLimits { max_pixels: limits.max_pixels, ..DecodeLimits::default() }
 }
 

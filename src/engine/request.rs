@@ -2,11 +2,14 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use providers::{catalog::Task, media::Format};
+use providers::{
+    catalog::{MaskArea, Task},
+    media::{Format, Size},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::media::plan::SizeAsk;
+use crate::media::{blob::Blob, plan::SizeAsk};
 
 /// What a caller asked for. Values are checked for form; whether a deployment can honour them
 /// is decided per deployment.
@@ -17,8 +20,23 @@ pub struct ImageRequest {
     pub task: Task,
     /// The model, and those to try after it.
     pub models: Vec<String>,
-    /// The text, not empty.
+    /// The text; empty only where the task needs none.
     pub prompt: String,
+    /// The pictures to work from.
+    #[serde(default)]
+    pub given: Vec<Given>,
+    /// What of the first one is to be edited.
+    #[serde(default)]
+    pub mask: Option<Given>,
+    /// How the mask marks that.
+    #[serde(default)]
+    pub mask_marks: MaskMarks,
+    /// The factor of an upscale.
+    #[serde(default)]
+    pub scale: Option<u32>,
+    /// How closely the pictures are kept to: `low` or `high`.
+    #[serde(default)]
+    pub fidelity: Option<String>,
     /// How many pictures, 1 to 10.
     pub n: u32,
     /// The size, as parsed.
@@ -61,6 +79,47 @@ pub struct ImageRequest {
     pub provider_options: BTreeMap<String, Map<String, Value>>,
     /// Unknown fields, passed on as they are.
     pub extra: Map<String, Value>,
+}
+
+/// A picture that came with a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Given {
+    /// What its bytes are.
+    pub format: Format,
+    /// Pixels as shown, turned upright.
+    pub size: Size,
+    /// Whether it may be transparent somewhere.
+    pub has_alpha: bool,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// SHA-256 of them, in hex.
+    pub sha256: String,
+    /// The bytes; a process that takes a job over does not have them.
+    #[serde(skip)]
+    pub blob: Option<Blob>,
+}
+
+/// How a caller marks in a mask what is to be edited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MaskMarks {
+    /// It is transparent, as OpenAI has it.
+    #[default]
+    Transparent,
+    /// It is white.
+    White,
+    /// It is black.
+    Black,
+}
+
+impl From<MaskMarks> for MaskArea {
+    fn from(marks: MaskMarks) -> Self {
+        match marks {
+            MaskMarks::Transparent => Self::Transparent,
+            MaskMarks::White => Self::White,
+            MaskMarks::Black => Self::Black,
+        }
+    }
 }
 
 /// The `provider` object of a request.

@@ -100,6 +100,7 @@ impl Engine {
         let held = Money::from_nanos(most.get(USD).copied().unwrap_or(0));
         let job = Job::new(&NewJob {
             grant: &asked.grant,
+            task: request.task,
             model: &plan.model,
             request_id: &asked.request_id,
             prompt: &request.prompt,
@@ -242,6 +243,7 @@ impl Engine {
             restored,
             deadline: Instant::now() + left,
             shared: Mutex::default(),
+            prepared: tokio::sync::Mutex::default(),
         };
         let results = delivery.run(&plan.candidates).await;
         let shared = delivery.shared.into_inner();

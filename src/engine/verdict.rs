@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Engine, Plan,
-    failure::{Class, Failure},
+    failure::{Class, Failure, INVALID_IMAGE},
     job::{AttemptRecord, MissingPicture},
 };
 use crate::error::{Code, Error};
@@ -56,8 +56,9 @@ fn who_honours(engine: &Engine, param: &str) -> Vec<String> {
 }
 
 /// The code a failure has for the caller.
-fn code(class: Class) -> Code {
-    match class {
+fn code(failure: &Failure) -> Code {
+    match failure.class {
+        Class::Rejected if failure.outcome == INVALID_IMAGE => Code::InvalidImage,
         Class::Moderated => Code::ContentPolicyViolation,
         Class::Rejected => Code::InvalidRequest,
         Class::Unsupported => Code::UnsupportedParameter,
@@ -76,11 +77,7 @@ fn code(class: Class) -> Code {
 
 /// One missing picture of a job that delivered others.
 pub(crate) fn missing(index: usize, failure: &Failure) -> MissingPicture {
-    MissingPicture {
-        index,
-        code: code(failure.class).name().into(),
-        message: failure.message.clone(),
-    }
+    MissingPicture { index, code: code(failure).name().into(), message: failure.message.clone() }
 }
 
 /// What a repeat of a failed job could cost.
@@ -120,7 +117,7 @@ pub(crate) fn error(
         return Error::internal("a job without pictures or failures");
     };
     let limited = attempts.iter().all(|a| a.outcome == "rate_limited");
-    let mut code = code(worst.class);
+    let mut code = code(worst);
     if code == Code::ProvidersRateLimited && (!limited || risk.paid) {
         code = Code::ProvidersExhausted;
     }

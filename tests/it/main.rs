@@ -15,6 +15,8 @@ mod crash;
 #[cfg(test)]
 mod database;
 #[cfg(test)]
+mod edits;
+#[cfg(test)]
 mod failover;
 #[cfg(test)]
 mod formats;

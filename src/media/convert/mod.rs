@@ -216,6 +216,24 @@ pub fn convert(
     Ok(Converted { bytes: bytes.into(), format: c.format, size, flattened, color_converted })
 }
 
+/// Writes pixels as they are, without loss where the format can.
+pub fn encode_whole(pixels: Pixels, format: Format) -> Result<Bytes, ConvertError> {
+    let conversion = Conversion {
+        geometry: None,
+        format,
+        quality: 100,
+        webp_lossless: true,
+        background: [255; 3],
+        pad_transparent: false,
+    };
+    encode::encode(pixels, &conversion).map(Bytes::from)
+}
+
+/// Writes pixels that were given their new shape.
+pub fn encode(pixels: Pixels, c: &Conversion) -> Result<Bytes, ConvertError> {
+    encode::encode(pixels, c).map(Bytes::from)
+}
+
 /// Crops and scales.
 fn scaled(pixels: Pixels, geometry: &Geometry) -> Result<Pixels, ConvertError> {
     let (from, to) = (pixels.size, geometry.scale_to);

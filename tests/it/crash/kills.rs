@@ -38,7 +38,7 @@ const FAULTS: &[&str] = &[
     "drop=0.04",
     "accepted-500=0.04",
     "503=0.04",
-    "500@poll=2=0.05",
+    "500@poll*2=0.05",
     "503@result*2=0.05",
     "failed=0.04",
     "moderated=0.03",

@@ -1,0 +1,581 @@
+//! Bodies with pictures among their fields: a form, or JSON with links and data URIs.
+//!
+//! Pictures are put aside piece by piece as they arrive, on disk once memory is short, and their
+//! digest is taken on the way. A file's name and type are not believed: what it is, is told from
+//! its bytes.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, header},
+};
+use base64::{
+    Engine as _,
+    engine::{GeneralPurpose, GeneralPurposeConfig},
+};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use providers::media::Format;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use super::body;
+use crate::{
+    engine::{Engine, lift::Lifter, request::Given},
+    error::{Code, Error},
+    media::{
+        blob::{Blob, BlobWriter, Budget, Encoding},
+        fetch::FetchError,
+        sniff::{self, HEAD, SniffError, TAIL},
+    },
+};
+
+/// Most pictures of a request.
+const MOST_IMAGES: usize = 16;
+/// Longest text field of a form.
+const LONGEST_TEXT: usize = 1024 * 1024;
+/// Longest string of a JSON body that is read as text: no prompt is longer, a picture may be.
+const LONGEST_STRING: usize = 256 * 1024;
+/// Most fields of a form.
+const MOST_FIELDS: usize = 100;
+/// How long a body may stand still.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Fields of a form that are numbers, truth values, and JSON.
+const NUMBERS: [&str; 5] = ["n", "seed", "output_compression", "partial_images", "scale_factor"];
+const FLAGS: [&str; 6] =
+    ["stream", "strict", "verbose", "require_all", "webp_lossless", "heartbeat"];
+const JSON: [&str; 4] = ["provider", "provider_options", "metadata", "models"];
+
+/// What a body may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Bytes of a JSON body.
+    pub(super) json: usize,
+    /// Bytes of one file of a form.
+    pub(super) file: u64,
+}
+
+/// A picture as it came: not looked at yet.
+#[derive(Debug)]
+enum Sent {
+    /// Its bytes.
+    Bytes(Blob),
+    /// Where it is.
+    Link(String),
+}
+
+/// A body, its pictures apart from its fields.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    /// All other fields.
+    pub(super) fields: Map<String, Value>,
+    images: Vec<(Sent, String)>,
+    mask: Option<(Sent, String)>,
+}
+
+/// The pictures of a body.
+#[derive(Debug, Default)]
+pub(super) struct Pictures {
+    /// Those to work from.
+    pub(super) images: Vec<Given>,
+    /// What is to be edited.
+    pub(super) mask: Option<Given>,
+}
+
+impl Upload {
+    /// A body that holds fields alone.
+    pub(super) fn without_pictures(fields: Map<String, Value>) -> Self {
+        Self { fields, ..Self::default() }
+    }
+
+    /// Reads a body of either kind.
+    pub(super) async fn read(
+        headers: &HeaderMap,
+        body: Body,
+        limits: Limits,
+        budget: &Arc<Budget>,
+    ) -> Result<Self, Error> {
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let kind = kind.unwrap_or_default();
+        let media = kind.split(';').next().unwrap_or_default().trim();
+        if !media.eq_ignore_ascii_case("multipart/form-data") {
+            return json(headers, body, limits.json, budget).await;
+        }
+        let boundary = multer::parse_boundary(kind).map_err(|_| {
+            Error::new(Code::InvalidRequest, "the form's content type names no boundary")
+        })?;
+        form(body, boundary, limits.file, budget).await
+    }
+
+    /// What the request's fingerprint is made of: the fields, and the pictures by their digests.
+    pub(super) fn printed(&self) -> Map<String, Value> {
+        let mut printed = self.fields.clone();
+        if self.images.is_empty() {
+            return printed;
+        }
+        let images = self.images.iter().map(|(_, digest)| Value::from(digest.as_str()));
+        printed.insert("image".to_owned(), images.collect());
+        if let Some((_, digest)) = &self.mask {
+            printed.insert("mask".to_owned(), digest.as_str().into());
+        }
+        printed
+    }
+
+    /// How many pictures came.
+    pub(super) fn count(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Fetches what is linked, and looks at what came.
+    pub(super) async fn pictures(self, engine: &Engine) -> Result<Pictures, Error> {
+        let mut pictures = Pictures::default();
+        for (sent, digest) in self.images {
+            pictures.images.push(given(engine, sent, digest, "image").await?);
+        }
+        if let Some((sent, digest)) = self.mask {
+            pictures.mask = Some(given(engine, sent, digest, "mask").await?);
+        }
+        if let (Some(mask), Some(first)) = (&pictures.mask, pictures.images.first())
+            && mask.size != first.size
+        {
+            let message = format!(
+                "the mask is {} and the first image {}: they must have the same size",
+                mask.size, first.size
+            );
+            return Err(Error::new(Code::InvalidImage, message).param("mask"));
+        }
+        Ok(pictures)
+    }
+
+    fn add(&mut self, name: &str, sent: Sent, digest: String) -> Result<(), Error> {
+        if name == "mask" {
+            if self.mask.replace((sent, digest)).is_some() {
+                return Err(Error::invalid("mask", "there is one mask"));
+            }
+            return Ok(());
+        }
+        if self.images.len() == MOST_IMAGES {
+            let message = format!("at most {MOST_IMAGES} images are taken");
+            return Err(Error::invalid("image", message));
+        }
+        self.images.push((sent, digest));
+        Ok(())
+    }
+}
+
+/// The name of a field of pictures, in every spelling: `image`, `image[]`, `image[0]`, `images`.
+fn picture_field(name: &str) -> Option<&'static str> {
+    match name.split('[').next().unwrap_or_default() {
+        "image" | "images" => Some("image"),
+        "mask" => Some("mask"),
+        _ => None,
+    }
+}
+
+async fn form(
+    body: Body,
+    boundary: String,
+    most: u64,
+    budget: &Arc<Budget>,
+) -> Result<Upload, Error> {
+    let mut upload = Upload::default();
+    let mut form = multer::Multipart::new(body.into_data_stream(), boundary);
+    let mut fields = 0;
+    while let Some(mut field) = in_time(form.next_field()).await?.map_err(broken)? {
+        fields += 1;
+        if fields > MOST_FIELDS {
+            let message = format!("a form has at most {MOST_FIELDS} fields");
+            return Err(Error::new(Code::InvalidRequest, message));
+        }
+        let name = field.name().unwrap_or_default().to_owned();
+        let is_file = field.file_name().is_some() || field.content_type().is_some();
+        if let Some(kind) = picture_field(&name).filter(|_| is_file) {
+            let mut writer = BlobWriter::new(Encoding::Raw, budget);
+            let mut digest = Sha256::new();
+            while let Some(chunk) = in_time(field.chunk()).await?.map_err(broken)? {
+                if writer.len() + chunk.len() as u64 > most {
+                    let message = format!("a file of more than {most} bytes is not taken");
+                    return Err(Error::new(Code::RequestTooLarge, message).param(kind));
+                }
+                digest.update(&chunk);
+                writer.push(chunk).map_err(Error::internal)?;
+            }
+            upload.add(kind, Sent::Bytes(writer.finish()), hex::encode(digest.finalize()))?;
+            continue;
+        }
+        let mut text = Vec::new();
+        while let Some(chunk) = in_time(field.chunk()).await?.map_err(broken)? {
+            if text.len() + chunk.len() > LONGEST_TEXT {
+                let message = format!("{name} has more than {LONGEST_TEXT} bytes");
+                return Err(Error::new(Code::RequestTooLarge, message).param(name));
+            }
+            text.extend_from_slice(&chunk);
+        }
+        let text = String::from_utf8(text)
+            .map_err(|_| Error::invalid(name.clone(), format!("{name} is not UTF-8")))?;
+        if let Some(kind) = picture_field(&name) {
+            let (sent, digest) = linked(&text, kind)?;
+            upload.add(kind, sent, digest)?;
+        } else {
+            put(&mut upload.fields, &name, &text)?;
+        }
+    }
+    Ok(upload)
+}
+
+/// Waits for the next piece of a body, as long as it keeps coming.
+async fn in_time<T>(next: impl Future<Output = T>) -> Result<T, Error> {
+    tokio::time::timeout(PATIENCE, next).await.map_err(|_| {
+        Error::new(Code::InvalidRequest, "the body did not arrive; nothing came for ten seconds")
+    })
+}
+
+fn broken(error: multer::Error) -> Error {
+    Error::new(Code::InvalidRequest, "the form cannot be read, or ended early").because(error)
+}
+
+/// Puts a field of a form where the SDKs mean it: `metadata[team]` is a field of an object,
+/// `models[]` one of a list.
+fn put(fields: &mut Map<String, Value>, name: &str, text: &str) -> Result<(), Error> {
+    let Some((outer, rest)) = name.split_once('[') else {
+        fields.insert(name.to_owned(), typed(name, text));
+        return Ok(());
+    };
+    let odd =
+        || Error::invalid(name.to_owned(), format!("the field name {name:?} is not understood"));
+    let inner = rest.strip_suffix(']').ok_or_else(odd)?;
+    if inner.is_empty() || inner.bytes().all(|b| b.is_ascii_digit()) {
+        let slot = fields.entry(outer).or_insert_with(|| Value::Array(Vec::new()));
+        slot.as_array_mut().ok_or_else(odd)?.push(text.into());
+        return Ok(());
+    }
+    let slot = fields.entry(outer).or_insert_with(|| Value::Object(Map::new()));
+    // `a[b][c]` goes one deeper.
+    let deeper = inner.replacen("][", "[", 1);
+    let deeper = if deeper.contains('[') { format!("{deeper}]") } else { deeper };
+    let object = slot.as_object_mut().ok_or_else(odd)?;
+    if deeper.contains('[') {
+        return put(object, &deeper, text);
+    }
+    let value = if outer == "metadata" { text.into() } else { loose(text) };
+    object.insert(deeper, value);
+    Ok(())
+}
+
+/// The value a text of a form stands for. What is not what its field takes stays text, and the
+/// error that names the field comes from whoever reads it.
+fn typed(name: &str, text: &str) -> Value {
+    let parsed = || serde_json::from_str::<Value>(text).ok();
+    let value = if NUMBERS.contains(&name) {
+        parsed().filter(Value::is_number)
+    } else if FLAGS.contains(&name) {
+        parsed().filter(Value::is_boolean)
+    } else if JSON.contains(&name) {
+        parsed()
+    } else if super::request::KNOWN_TEXTS.contains(&name) {
+        None
+    } else {
+        Some(loose(text))
+    };
+    value.unwrap_or_else(|| text.into())
+}
+
+/// A number or a truth value where it reads as one: what goes on to a provider has its type.
+fn loose(text: &str) -> Value {
+    let parsed = serde_json::from_str::<Value>(text).ok();
+    parsed.filter(|v| v.is_number() || v.is_boolean()).unwrap_or_else(|| text.into())
+}
+
+async fn json(
+    headers: &HeaderMap,
+    body: Body,
+    most: usize,
+    budget: &Arc<Budget>,
+) -> Result<Upload, Error> {
+    let too_large =
+        || Error::new(Code::RequestTooLarge, format!("the body is larger than {most} bytes"));
+    let mut lifter = Lifter::new(true, budget).keeping(LONGEST_STRING);
+    let mut seen = 0;
+    let mut body = body;
+    while let Some(frame) = in_time(body.frame()).await? {
+        let frame = frame
+            .map_err(|e| Error::new(Code::InvalidRequest, "the body ended early").because(e))?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen += data.len();
+        if seen > most {
+            return Err(too_large());
+        }
+        lifter.push(&data).map_err(|_| too_large())?;
+    }
+    let (text, blobs) = lifter.finish();
+    let mut upload = Upload { fields: body::object(headers, &text)?, ..Upload::default() };
+    for name in ["image", "images", "mask"] {
+        let kind = if name == "mask" { "mask" } else { "image" };
+        let items = match upload.fields.swap_remove(name) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Array(items)) => items,
+            Some(one) => vec![one],
+        };
+        for item in items {
+            let text = named(&item, kind)?;
+            let lifted = (0..blobs.len()).find(|index| text == providers::lifted(*index));
+            let (sent, digest) = match lifted {
+                Some(index) => {
+                    let blob = blobs[index].clone();
+                    let digest = digest_of(&blob, kind)?;
+                    (Sent::Bytes(blob), digest)
+                }
+                None => linked(text, kind)?,
+            };
+            upload.add(kind, sent, digest)?;
+        }
+    }
+    // A long text that is no picture is longer than any field may be.
+    let long = upload.fields.iter().find(|(_, value)| value.to_string().contains("\\u0001blob:"));
+    match long {
+        Some((name, _)) => {
+            let message = format!("{name} is longer than any provider takes");
+            Err(Error::invalid(name.clone(), message))
+        }
+        None => Ok(upload),
+    }
+}
+
+/// The link or data of a picture in JSON: a text, or `{"image_url": ...}`.
+fn named<'a>(item: &'a Value, kind: &'static str) -> Result<&'a str, Error> {
+    let url = match item {
+        Value::Object(object) if object.contains_key("file_id") => {
+            let message = "file_id is not taken: there is no files API; send the picture, an https link or a data URI";
+            return Err(Error::new(Code::UnsupportedParameter, message).param("file_id"));
+        }
+        Value::Object(object) => match object.get("image_url") {
+            Some(Value::Object(inner)) => inner.get("url"),
+            other => other,
+        },
+        other => Some(other),
+    };
+    url.and_then(Value::as_str).ok_or_else(|| {
+        let message = "a picture is a text or {\"image_url\": ...}: an https link or a data URI";
+        Error::invalid(kind, message)
+    })
+}
+
+/// A link, or a data URI that is short enough to stand in the text.
+fn linked(text: &str, kind: &'static str) -> Result<(Sent, String), Error> {
+    if text.starts_with("https://") || text.starts_with("http://") {
+        return Ok((Sent::Link(text.to_owned()), format!("link {text}")));
+    }
+    let data = match text.strip_prefix("data:") {
+        Some(rest) => rest.split_once(";base64,").map(|(_, data)| data),
+        None => Some(text),
+    };
+    let wrong = || {
+        let message = "a picture is an https link, a data URI with base64, or base64";
+        Error::new(Code::InvalidImage, message).param(kind)
+    };
+    let bytes = decoder().decode(data.ok_or_else(wrong)?).map_err(|_| wrong())?;
+    let digest = hex::encode(Sha256::digest(&bytes));
+    Ok((Sent::Bytes(Bytes::from(bytes).into()), digest))
+}
+
+/// Takes base64 with and without its padding.
+fn decoder() -> GeneralPurpose {
+    let config = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent);
+    GeneralPurpose::new(&base64::alphabet::STANDARD, config)
+}
+
+fn digest_of(blob: &Blob, kind: &'static str) -> Result<String, Error> {
+    let wrong =
+        |_| Error::new(Code::InvalidImage, "the picture's base64 cannot be read").param(kind);
+    let mut digest = Sha256::new();
+    let mut pieces = blob.pieces();
+    while let Some(piece) = pieces.next_raw().map_err(wrong)? {
+        digest.update(&piece);
+    }
+    Ok(hex::encode(digest.finalize()))
+}
+
+/// A picture that came, looked at.
+async fn given(
+    engine: &Engine,
+    sent: Sent,
+    digest: String,
+    kind: &'static str,
+) -> Result<Given, Error> {
+    let (blob, sha256) = match sent {
+        Sent::Bytes(blob) => (blob, digest),
+        Sent::Link(url) => {
+            let blob = fetched(engine, &url, kind).await?;
+            let digest = digest_of(&blob, kind)?;
+            (blob, digest)
+        }
+    };
+    let invalid = |message: String| Error::new(Code::InvalidImage, message).param(kind);
+    let unreadable = |error: std::io::Error| invalid(format!("{kind} cannot be read: {error}"));
+    let head = blob.head(HEAD).map_err(unreadable)?;
+    let limits = sniff::DecodeLimits {
+        max_pixels: engine.settings.max_pixels,
+        ..sniff::DecodeLimits::default()
+    };
+    let sniffed = sniff::sniff_within(&head, &limits).map_err(|error| match error {
+        SniffError::TooLarge { .. } => {
+            Error::new(Code::ImageTooLarge, error.to_string()).param(kind)
+        }
+        other => invalid(format!("{kind}: {other}")),
+    })?;
+    if matches!(sniffed.format, Format::Avif | Format::Svg) {
+        let message = format!("{kind} is {}; send png, jpeg, webp or gif", sniffed.format);
+        return Err(invalid(message));
+    }
+    let tail = blob.tail(TAIL).map_err(unreadable)?;
+    if !sniff::is_complete(sniffed.format, blob.media_len(), &head, &tail) {
+        return Err(invalid(format!("{kind} is cut off: the file ends before the picture does")));
+    }
+    if sniffed.animated {
+        return Err(invalid(format!("{kind} has more than one frame; send a still picture")));
+    }
+    Ok(Given {
+        format: sniffed.format,
+        size: sniffed.size,
+        has_alpha: sniffed.has_alpha,
+        bytes: blob.media_len(),
+        sha256,
+        blob: Some(blob),
+    })
+}
+
+/// Fetches a link of a caller, through the guarded door.
+async fn fetched(engine: &Engine, url: &str, kind: &'static str) -> Result<Blob, Error> {
+    let failed = |error: FetchError| {
+        // Nothing of what was found there is told.
+        let message = match error {
+            FetchError::Refused => "the link may not be fetched: it must be public https",
+            FetchError::TooLarge(_) => "the linked picture is too large",
+            _ => "the linked picture could not be fetched",
+        };
+        Error::new(Code::InvalidImage, message).param(kind)
+    };
+    let mut fetched = engine.fetcher.get(url, None).await.map_err(failed)?;
+    let mut writer = BlobWriter::new(Encoding::Raw, engine.transport.budget());
+    while let Some(chunk) = fetched.next_chunk().await.map_err(failed)? {
+        writer.push(chunk).map_err(Error::internal)?;
+    }
+    Ok(writer.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::STANDARD;
+    use serde_json::json;
+
+    use super::*;
+
+    async fn read(kind: &str, body: Vec<u8>) -> Result<Upload, Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
+        let limits = Limits { json: 1 << 20, file: 1000 };
+        Upload::read(&headers, Body::from(body), limits, &Budget::new(1 << 20)).await
+    }
+
+    fn multipart(parts: &[(&str, &str)]) -> Vec<u8> {
+        let mut body = String::new();
+        for (head, text) in parts {
+            body.push_str(&format!(
+                "--B\r\ncontent-disposition: form-data; {head}\r\n\r\n{text}\r\n"
+            ));
+        }
+        body.push_str("--B--\r\n");
+        body.into_bytes()
+    }
+
+    const FORM: &str = "multipart/form-data; boundary=B";
+
+    #[tokio::test]
+    async fn forms_are_read_in_every_spelling() {
+        for name in ["image", "image[]", "image[0]", "images", "images[]"] {
+            let file = format!("name=\"{name}\"; filename=\"upload\"");
+            let parts = [
+                (file.as_str(), "one"),
+                (file.as_str(), "two"),
+                ("name=\"mask\"; filename=\"\"", "three"),
+                ("name=\"n\"", "2"),
+                ("name=\"strict\"", "true"),
+                ("name=\"prompt\"", "17"),
+                ("name=\"guidance\"", "3.5"),
+                ("name=\"metadata[team]\"", "7"),
+                ("name=\"models[]\"", "a"),
+                ("name=\"models[]\"", "b"),
+                ("name=\"provider[allow_fallbacks]\"", "false"),
+                ("name=\"provider_options[fal][steps]\"", "4"),
+            ];
+            let upload = read(FORM, multipart(&parts)).await.unwrap();
+            assert_eq!((upload.count(), upload.mask.is_some()), (2, true), "{name}");
+            let want = json!({
+                "n": 2, "strict": true, "prompt": "17", "guidance": 3.5, "metadata": {"team": "7"},
+                "models": ["a", "b"], "provider": {"allow_fallbacks": false},
+                "provider_options": {"fal": {"steps": 4}},
+            });
+            assert_eq!(Value::Object(upload.fields.clone()), want, "{name}");
+            let digest = hex::encode(Sha256::digest("one"));
+            assert_eq!(upload.printed()["image"][0], digest.as_str());
+        }
+    }
+
+    #[tokio::test]
+    async fn json_names_pictures_in_every_way() {
+        let data = STANDARD.encode("one");
+        let long = STANDARD.encode(vec![7; 300_000]);
+        let body = json!({
+            "model": "m",
+            "images": [
+                {"image_url": format!("data:image/png;base64,{data}")},
+                {"image_url": {"url": "https://x.example/a.png"}},
+                format!("data:image/png;base64,{long}"),
+                data.trim_end_matches('='),
+            ],
+            "mask": {"image_url": "https://x.example/m.png"},
+        });
+        let upload = read("application/json", body.to_string().into()).await.unwrap();
+        assert_eq!(upload.count(), 4);
+        let digests = upload.printed()["image"].clone();
+        assert_eq!(digests[0], hex::encode(Sha256::digest("one")));
+        assert_eq!(digests[0], digests[3]);
+        assert_eq!(digests[1], "link https://x.example/a.png");
+        assert_eq!(digests[2], hex::encode(Sha256::digest(vec![7; 300_000])));
+        assert_eq!(upload.fields, *json!({"model": "m"}).as_object().unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_names_its_field() {
+        let file = "name=\"image\"; filename=\"a\"";
+        let large = "x".repeat(1001);
+        let seventeen = vec![(file, "x"); 17];
+        for (parts, code, param) in [
+            (vec![(file, large.as_str())], Code::RequestTooLarge, Some("image")),
+            (seventeen, Code::InvalidRequest, Some("image")),
+            (vec![("name=\"mask\"", "!")], Code::InvalidImage, Some("mask")),
+            (vec![("name=\"a[b\"", "1")], Code::InvalidRequest, Some("a[b")),
+        ] {
+            let error = read(FORM, multipart(&parts)).await.unwrap_err();
+            assert_eq!((error.code, error.param.as_deref()), (code, param), "{}", error.message);
+        }
+        let cut = multipart(&[(file, "x")]);
+        let error = read(FORM, cut[..cut.len() - 8].to_vec()).await.unwrap_err();
+        assert_eq!(error.code, Code::InvalidRequest);
+        assert!(read("multipart/form-data", cut).await.is_err());
+        for (body, param) in [
+            (json!({"image": {"file_id": "file-1"}}), "file_id"),
+            (json!({"images": [7]}), "image"),
+            (json!({"image": "data:image/png,raw"}), "image"),
+            (json!({"prompt": "p".repeat(300_000)}), "prompt"),
+        ] {
+            let error = read("application/json", body.to_string().into()).await.unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param), "{body}: {}", error.message);
+        }
+        let error = read("text/plain", Vec::new()).await.unwrap_err();
+        assert_eq!(error.code, Code::UnsupportedMediaType);
+    }
+}
