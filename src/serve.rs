@@ -1,6 +1,7 @@
 //! Runs the gateway: builds the parts from the configuration, listens, and stops in order.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fs, io,
     net::SocketAddr,
@@ -281,7 +282,12 @@ async fn engine(
         .collect();
     let routes: BTreeMap<String, Vec<String>> =
         config.routes.iter().map(|(name, route)| (name.clone(), route.targets.clone())).collect();
-    let registry = Registry::new(&config.catalog, &enabled, routes, config.allow_unknown)
+    let mut catalog = Cow::Borrowed(&config.catalog);
+    if simulator.is_some() {
+        // What it does not play is not on offer.
+        sim::keep_played(catalog.to_mut());
+    }
+    let registry = Registry::new(&catalog, &enabled, routes, config.allow_unknown)
         .map_err(failed("a provider cannot be spoken to"))?;
     let transport = Transport::new(Budget::new(BLOB_BUDGET))
         .map_err(failed("the HTTP client cannot be set up"))?;

@@ -217,6 +217,10 @@ impl Planner<'_> {
             let reason = format!("a picture of {small} is too small: sides from {least} are taken");
             return Err(self.excluded(Code::InvalidImage, "image", reason));
         }
+        if rule.mask.is_some_and(|mask| mask.required) && self.request.mask.is_none() {
+            let reason = "this deployment needs a mask that marks what is edited";
+            return Err(self.unsupported("mask", reason));
+        }
         self.adjustments.extend(given::foreseen(self.request, rule));
         Ok(())
     }

@@ -245,7 +245,7 @@ impl Engine {
             if plan.model.is_empty() {
                 plan.model.clone_from(&resolved.model);
             }
-            add_candidates(&mut plan, name, resolved, request, limits);
+            add_candidates(&mut plan, name, &resolved, request, limits);
         }
         if plan.candidates.is_empty() && plan.excluded.is_empty() {
             return Err(missing.unwrap_or_else(|| {
@@ -296,7 +296,7 @@ fn serving(deployments: &[Arc<Served>], task: Task) -> impl Iterator<Item = &Arc
 fn add_candidates(
     plan: &mut Plan,
     name: &str,
-    resolved: Resolved,
+    resolved: &Resolved,
     request: &ImageRequest,
     limits: PlanLimits,
 ) {

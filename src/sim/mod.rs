@@ -44,6 +44,8 @@ mod vendor;
 pub use faults::{FaultRate, UnknownFault};
 pub use server::{router, serve};
 
+use providers::catalog::{Catalog, Deployment, Task};
+
 use gallery::Gallery;
 use hooks::Hooks;
 use jobs::Jobs;
@@ -83,6 +85,21 @@ impl Default for SimSettings {
 /// simulator does not play it.
 pub fn mount(provider: &str) -> Option<&'static str> {
     vendor::Vendor::named(provider).map(vendor::Vendor::mount)
+}
+
+/// Whether it plays a deployment: its vendor, and the model in this task.
+pub fn plays(deployment: &Deployment) -> bool {
+    deployment.task == Task::ImageGenerate
+        && vendor::Vendor::named(&deployment.provider)
+            .is_some_and(|v| data::VendorData::of(v).model(&deployment.upstream).is_some())
+}
+
+/// Leaves in a catalogue what it plays.
+pub fn keep_played(catalog: &mut Catalog) {
+    for provider in catalog.providers.values_mut() {
+        provider.models.retain(plays);
+    }
+    catalog.providers.retain(|id, provider| mount(id).is_some() && !provider.models.is_empty());
 }
 
 /// A running simulator.

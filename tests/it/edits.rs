@@ -296,3 +296,65 @@ async fn an_edit_is_planned_and_priced_without_calling_anybody() {
     assert_eq!(lines.len(), 2, "{plan}");
     assert_eq!(upstream.submits("/").len(), 0);
 }
+
+fn said(answer: &Answer) -> String {
+    String::from_utf8(answer.body.to_vec()).unwrap()
+}
+
+/// The events of a stream: their names and their data.
+fn events(body: &str) -> Vec<(String, Value)> {
+    let events = body.split("\n\n").filter_map(|event| {
+        let name = event.lines().find_map(|line| line.strip_prefix("event: "))?;
+        let data = event.lines().find_map(|line| line.strip_prefix("data: "))?;
+        Some((name.to_owned(), serde_json::from_str(data).unwrap()))
+    });
+    events.collect()
+}
+
+#[tokio::test]
+async fn a_stream_keeps_the_line_and_ends_with_the_pictures() {
+    let made = pictures::png(64, 64);
+    let (upstream, gateway) = drawing(&made).await;
+    upstream.on("POST", vendors::OPENAI, vendors::openai(&[made.clone(), made.clone()]));
+    let body = json!({"model": "openai/gpt-image-2", "prompt": "a teapot", "n": 2, "stream": true,
+        "partial_images": 2});
+    let answer = Answer::of(gateway.post("/v1/images/generations", &body)).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    let text = said(&answer);
+    assert!(text.starts_with(": job_"), "{}", &text[..40]);
+    let heard = events(&text);
+    assert_eq!(heard.len(), 2);
+    for (index, (name, data)) in heard.iter().enumerate() {
+        assert_eq!((name.as_str(), &data["type"]), ("image_generation.completed", &json!(name)));
+        assert_eq!(decoded(&data["b64_json"]), made);
+        assert!(data["created_at"].is_u64());
+        // What it took comes with the last.
+        assert_eq!(data["mediagate"].is_object(), index == 1);
+    }
+    gateway.books().settled().await;
+    assert_eq!(gateway.books().charges().len(), 1);
+
+    let edit = form("openai/gpt-image-2").file("image", &made).text("stream", "true");
+    let answer = edit.send(&gateway, EDITS).await;
+    assert_eq!(events(&said(&answer))[0].0, "image_edit.completed");
+}
+
+#[tokio::test]
+async fn an_error_within_a_stream_is_an_event_and_one_before_it_an_answer() {
+    let (upstream, gateway) = drawing(&pictures::png(64, 64)).await;
+    upstream.on("POST", vendors::OPENAI, vendors::openai_error(400, "moderation_blocked"));
+    let mut body = json!({"model": "openai/gpt-image-2", "prompt": "a teapot", "stream": true});
+    let answer = Answer::of(gateway.post("/v1/images/generations", &body)).await;
+    let heard = events(&said(&answer));
+    assert_eq!((answer.status, heard.len(), heard[0].0.as_str()), (200, 1, "error"));
+    assert_eq!(heard[0].1["error"]["code"], "content_policy_violation");
+    assert_eq!(heard[0].1["type"], "error");
+    body["size"] = "1x".into();
+    let answer = Answer::of(gateway.post("/v1/images/generations", &body)).await;
+    answer.error(400, "invalid_size", Some("size"));
+    body["size"] = "1024x1024".into();
+    body["response_format"] = "url".into();
+    let answer = Answer::of(gateway.post("/v1/images/generations", &body)).await;
+    answer.error(400, "invalid_request", Some("response_format"));
+}

@@ -301,6 +301,8 @@ fn the_whole_catalogue_serves_the_matrix_within_each_vendors_schema() {
     let catalog = Catalog::embedded().unwrap();
     let mut served = 0;
     for deployment in catalog.deployments() {
+        let size = deployment.size.for_input(Some(Size::new(1024, 768)), None);
+        let deployment = &Deployment { size, ..deployment.clone() };
         let price = |size: Size, tier: Option<&str>| {
             let drawn = Drawn { size, quality: None, tier, from: WorkedFrom::default() };
             deployment.cost(&[drawn], &Usage::default()).map_or(Money::MAX, |c| c.total())

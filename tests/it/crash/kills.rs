@@ -139,7 +139,7 @@ async fn life(seed: u64, rounds: u64) -> Summary {
     let mut summary = Summary::default();
     gate.start(None).await;
     for round in 0..rounds {
-        let asks: Vec<Ask> = (0..1 + random.below(5))
+        let asks: Vec<Ask> = (0..=random.below(5))
             .map(|_| {
                 let mut ask = Ask::new(MODELS[random.below(MODELS.len() as u64) as usize], "");
                 ask.keyed = random.below(2) == 0;
@@ -148,7 +148,7 @@ async fn life(seed: u64, rounds: u64) -> Summary {
             })
             .collect();
         // Half of them late enough for slow pictures to be there.
-        let kills: Vec<Duration> = (0..1 + random.below(2))
+        let kills: Vec<Duration> = (0..=random.below(2))
             .map(|_| {
                 let most = if random.below(2) == 0 { 1200 } else { 4000 };
                 Duration::from_millis(random.below(most))

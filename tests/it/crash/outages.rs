@@ -43,7 +43,7 @@ async fn case(
         Gate::new(simulator, Setup { providers: &providers, callbacks: false, more: "" });
     let number = format!("{call}{}", if late { ":late" } else { "" });
     let mut ask = Ask::new(model, "");
-    ask.keyed = call % 2 == 0;
+    ask.keyed = call.is_multiple_of(2);
     if matches!(before, Before::Job) {
         gate.start(Some(Point::AfterAccepted.name())).await;
     }
@@ -60,7 +60,7 @@ async fn case(
     };
     let (fate, ()) = tokio::join!(asking, ending);
     let books = Books::sqlite(&gate.data);
-    let mut wrong = books.at_rest(Duration::from_secs(60)).await;
+    let mut wrong = books.at_rest(Duration::from_mins(1)).await;
     let fates = [(ask, fate)];
     wrong.extend(compare(&gate, &books, simulator, &fates, 1).await.violations);
     if gate.logs().contains("panicked") {

@@ -279,7 +279,7 @@ fn singles(scenes: &[usize]) -> Vec<Case> {
             cases.push(Case {
                 scene,
                 points: points.clone(),
-                keyed: (at + scene.name.len()) % 2 == 0,
+                keyed: (at + scene.name.len()).is_multiple_of(2),
             });
         }
     }
@@ -297,7 +297,7 @@ async fn a_process_that_ends_at_any_point_loses_nothing_and_buys_nothing_twice()
     let mut turn = 0;
     cases.retain(|_| {
         turn += 1;
-        (turn / SCENES.len() + turn) % 4 == 0
+        (turn / SCENES.len() + turn).is_multiple_of(4)
     });
     for (before, point) in TAKING {
         let points = vec![*before, *point];
