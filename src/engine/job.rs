@@ -110,6 +110,9 @@ pub struct Success {
     pub quality: Option<String>,
     /// Background asked for.
     pub background: Option<String>,
+    /// What was asked, as kept beside the pictures: no words, and pictures by their digests.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
     /// Whether links were asked for.
     pub wants_url: bool,
     /// Whether the simulator drew it.

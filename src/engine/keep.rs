@@ -5,6 +5,7 @@
 //! must outlive the machine's power are written before the answer, the others beside it.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -322,6 +323,8 @@ impl Engine {
             model: success.model.clone(),
             provider: success.provider.clone(),
             deployment: success.deployment.clone(),
+            parameters: success.parameters.clone(),
+            cost_usd: success.cost.as_ref().map(|cost| cost.total().to_string()),
         };
         let puts = success.pictures.iter_mut().enumerate();
         let kept = puts.map(|(index, picture)| self.keep_one(job, &origin, index, picture));
@@ -347,6 +350,9 @@ impl Engine {
             provider: origin.provider.clone(),
             deployment: origin.deployment.clone(),
             job: job.id.clone(),
+            task: job.task.clone(),
+            parameters: origin.parameters.clone(),
+            cost_usd: origin.cost_usd.clone(),
             seed: picture.seed,
             prompt_sha256: Some(job.prompt_sha256.clone()),
             sha256: picture.sha256.clone(),
@@ -379,6 +385,8 @@ struct Origin {
     model: String,
     provider: String,
     deployment: String,
+    parameters: BTreeMap<String, String>,
+    cost_usd: Option<String>,
 }
 
 /// The error of a job that another process took over: its caller finds it there.

@@ -81,6 +81,30 @@ pub struct ImageRequest {
     pub extra: Map<String, Value>,
 }
 
+impl ImageRequest {
+    /// What was asked, for the records beside its pictures: no words of the caller, and the
+    /// pictures it came with by the first half of their digests.
+    pub fn parameters(&self) -> BTreeMap<String, String> {
+        let digests: Vec<&str> =
+            self.given.iter().map(|given| given.sha256.get(..32).unwrap_or_default()).collect();
+        let all = [
+            ("size", self.size_text.clone()),
+            ("n", Some(self.n.to_string())),
+            ("quality", self.quality.clone()),
+            ("background", self.background.clone()),
+            ("format", self.format.map(|format| format.name().to_owned())),
+            ("seed", self.seed.map(|seed| seed.to_string())),
+            ("style", self.style.clone()),
+            ("moderation", self.moderation.clone()),
+            ("scale_factor", self.scale.map(|factor| factor.to_string())),
+            ("input_fidelity", self.fidelity.clone()),
+            ("images", (!digests.is_empty()).then(|| digests.join(" "))),
+            ("mask", self.mask.as_ref().and_then(|m| m.sha256.get(..32)).map(str::to_owned)),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
 /// A picture that came with a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Given {

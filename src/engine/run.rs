@@ -284,6 +284,7 @@ impl Engine {
             shares,
             quality: pieces[0].quality.clone(),
             background: request.background.clone(),
+            parameters: request.parameters(),
             wants_url: request.wants_url,
             simulated: first.simulated,
             usage: shared.usage,

@@ -16,7 +16,7 @@ mod sign;
 #[cfg(test)]
 mod tests;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
@@ -98,6 +98,15 @@ pub struct ObjectMeta {
     pub deployment: String,
     /// The job it belongs to.
     pub job: String,
+    /// What the job was for, such as `image.edit`.
+    #[serde(default)]
+    pub task: String,
+    /// What was asked, without words: size, quality, ...; pictures by their digests.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+    /// What the whole job is charged, in dollars.
+    #[serde(default)]
+    pub cost_usd: Option<String>,
     /// The seed it was drawn with, where known.
     pub seed: Option<u64>,
     /// SHA-256 of the prompt, in hexadecimal; the prompt itself is not kept.

@@ -207,7 +207,11 @@ fn described(
     sha256: &str,
 ) -> PutObjectFluentBuilder {
     let seed = meta.seed.map(|seed| seed.to_string());
+    let parameters = serde_json::to_string(&meta.parameters).unwrap_or_default();
     let fields = [
+        ("task", Some(meta.task.as_str())),
+        ("parameters", Some(&parameters)),
+        ("cost-usd", meta.cost_usd.as_deref()),
         ("model", Some(meta.model.as_str())),
         ("provider", Some(&meta.provider)),
         ("deployment", Some(&meta.deployment)),

@@ -358,3 +358,45 @@ async fn an_error_within_a_stream_is_an_event_and_one_before_it_an_answer() {
     let answer = Answer::of(gateway.post("/v1/images/generations", &body)).await;
     answer.error(400, "invalid_request", Some("response_format"));
 }
+
+#[tokio::test]
+async fn how_a_picture_was_made_is_kept_beside_it() {
+    let one = pictures::png(96, 64);
+    let (upstream, directory) = (Upstream::start().await, tempfile::tempdir().unwrap());
+    upstream.on("POST", OPENAI_EDITS, vendors::openai(std::slice::from_ref(&one)));
+    let store =
+        format!("store.kind = \"disk\"\nstore.path = \"{}\"", directory.path().display());
+    let gateway = Gateway::with(&upstream, &["openai"], &store).await;
+    let edit = form("openai/gpt-image-2")
+        .file("image", &one)
+        .text("size", "1024x1024")
+        .text("quality", "low")
+        .text("fit", "none")
+        .text("response_format", "url");
+    let answer = edit.send(&gateway, EDITS).await;
+    let (cost, output) = (answer.cost(), answer.ok()["mediagate"]["outputs"][0].clone());
+    let mut left = vec![directory.path().to_path_buf()];
+    let mut kept = Vec::new();
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if let Ok(text) = std::fs::read_to_string(&path)
+            && let Ok(beside) = serde_json::from_str::<Value>(&text)
+            && beside["meta"].is_object()
+        {
+            kept.push(beside);
+        }
+    }
+    assert_eq!(kept.len(), 1);
+    let meta = &kept[0]["meta"];
+    assert_eq!(
+        (&meta["task"], &meta["deployment"]),
+        (&json!("image.edit"), &json!("openai/gpt-image-2"))
+    );
+    assert_eq!((&meta["cost_usd"], &kept[0]["sha256"]), (&json!(cost), &output["sha256"]));
+    let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&one));
+    let asked = json!({"size": "1024x1024", "n": "1", "quality": "low", "images": digest[..32]});
+    assert_eq!(meta["parameters"], asked);
+    assert_eq!(meta["prompt_sha256"].as_str().map(str::len), Some(64));
+    assert!(!kept[0].to_string().contains("put a lid on it"));
+}

@@ -172,6 +172,9 @@ fn meta(format: Format) -> ObjectMeta {
         provider: "fal".to_owned(),
         deployment: "fal/flux-1.1-pro".to_owned(),
         job: "job_1".to_owned(),
+        task: "image.edit".to_owned(),
+        parameters: [("size".to_owned(), "1K".to_owned())].into(),
+        cost_usd: Some("0.040000000".to_owned()),
         seed: Some(42),
         prompt_sha256: None,
         sha256: None,
@@ -269,6 +272,9 @@ async fn odd_keys_and_metadata_survive() {
     let answer = get(&store, &kept).await;
     assert_eq!(answer.headers()["x-amz-meta-model"], "gr%C3%B6%C3%9Fer, 2%C3%97");
     assert!(!answer.headers().contains_key("x-amz-meta-seed"));
+    assert_eq!(answer.headers()["x-amz-meta-task"], "image.edit");
+    assert_eq!(answer.headers()["x-amz-meta-cost-usd"], "0.040000000");
+    assert_eq!(answer.headers()["x-amz-meta-parameters"], "%7B%22size%22:%221K%22%7D");
     assert_eq!(answer.headers()["content-type"], "image/svg+xml");
     assert_eq!(answer.headers()["content-disposition"], "attachment");
     assert_eq!(answer.text().await.unwrap(), "<svg/>");
