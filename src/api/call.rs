@@ -186,7 +186,7 @@ impl Call {
             return Ok(stream::answer(
                 app,
                 events,
-                Waiting { job, caller, watch, line: self.line },
+                Waiting { job, caller, watch, line: self.line, tenant: self.tenant },
                 wait,
             ));
         }
@@ -201,7 +201,7 @@ impl Call {
             Some(outcome) => outcome,
             None if beats && !app.closing.is_cancelled() => {
                 let left = wait.saturating_sub(patience);
-                return Ok(beating(app, &job, caller, self.line, left));
+                return Ok(beating(app, &job, caller, self.line, self.tenant, left));
             }
             None => {
                 caller.answered();
@@ -297,6 +297,7 @@ pub(super) struct Waiting {
     pub(super) caller: Caller,
     pub(super) job: Arc<Job>,
     pub(super) line: Option<Line>,
+    pub(super) tenant: Tenant,
 }
 
 /// A caller, its job, its place in the job's row, and whether the job was there before.
@@ -392,12 +393,14 @@ fn beating(
     job: &Arc<Job>,
     caller: Caller,
     line: Option<Line>,
+    tenant: Tenant,
     left: Duration,
 ) -> Response {
     let until = tokio::time::Instant::now() + left;
     let present = job.watch();
     let (app, job) = (Arc::clone(app), Arc::clone(job));
-    let start = Beat { app, job: Arc::clone(&job), caller, line, until, _present: present };
+    let job_of = Arc::clone(&job);
+    let start = Beat { app, job: job_of, caller, line, tenant, until, _present: present };
     let body = futures_util::stream::unfold(Some(start), |beat| async move {
         let beat = beat?;
         let pause = tokio::time::sleep(
@@ -415,6 +418,9 @@ fn beating(
         if outcome.is_none() && !over {
             let space = futures_util::stream::iter([Ok(Bytes::from_static(b" "))]).boxed();
             return Some((space, Some(beat)));
+        }
+        if let Some(Ok(success)) = &outcome {
+            limits::count_tokens(&beat.app, &beat.tenant, &success.usage).await;
         }
         let answer = if let Some(outcome) = outcome {
             finished(&beat.app, &beat.job, outcome, None, beat.line).await
@@ -445,6 +451,7 @@ struct Beat {
     _present: Watch,
     caller: Caller,
     line: Option<Line>,
+    tenant: Tenant,
     until: tokio::time::Instant,
 }
 

@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, stream};
 use super::{
     App, answer,
     call::{self, Waiting},
-    render,
+    limits, render,
     request::Kind,
 };
 
@@ -86,7 +86,10 @@ async fn next(listening: Option<Listening>) -> Option<(Piece, Option<Listening>)
         return Some((comment, Some(listening)));
     }
     let Listening { app, events, waiting, .. } = listening;
-    let Waiting { watch: present, caller, job, line } = waiting;
+    let Waiting { watch: present, caller, job, line, tenant } = waiting;
+    if let Some(Ok(success)) = &outcome {
+        limits::count_tokens(&app, &tenant, &success.usage).await;
+    }
     let told = match outcome {
         Some(Ok(success)) => {
             let told = answer::events(&app.engine, &job, success, events.completed, line).await;

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use providers::{
     ImageCall, Usage,
-    catalog::{Choice, Deployment, Drawn, SizeRule, Task, WorkedFrom},
+    catalog::{Choice, Deployment, Drawn, InputField, InputForm, SizeRule, Task, WorkedFrom},
     media::{Format, Size, SizeWords},
     money::Cost,
 };
@@ -76,6 +76,8 @@ pub struct PlanLimits {
     pub max_upscale: f64,
     /// Whether deployments without a price may be used.
     pub allow_unpriced: bool,
+    /// Whether providers can fetch pictures from here.
+    pub lends: bool,
 }
 
 /// Plans a request for one deployment.
@@ -117,7 +119,7 @@ impl Planner<'_> {
 
     fn plan(&mut self, limits: PlanLimits) -> Result<Candidate, Excluded> {
         self.check_prompt()?;
-        self.check_given()?;
+        self.check_given(limits.lends)?;
         let wire = &self.deployment.wire;
         let scale = self.plan_scale()?;
         let fidelity = self.plan_word(
@@ -199,7 +201,7 @@ impl Planner<'_> {
     }
 
     /// The pictures worked from fit the deployment, or can be made to fit.
-    fn check_given(&mut self) -> Result<(), Excluded> {
+    fn check_given(&mut self, lends: bool) -> Result<(), Excluded> {
         if !self.deployment.task.takes_pictures() {
             return Ok(());
         }
@@ -216,6 +218,15 @@ impl Planner<'_> {
             let least = rule.min_side.unwrap_or_default();
             let reason = format!("a picture of {small} is too small: sides from {least} are taken");
             return Err(self.excluded(Code::InvalidImage, "image", reason));
+        }
+        let wire = &self.deployment.wire;
+        let fetches = |field: &Option<InputField>| {
+            field.as_ref().is_some_and(|field| field.form == InputForm::Url)
+        };
+        if !lends && (fetches(&wire.images) || fetches(&wire.mask)) {
+            let reason = "this provider fetches pictures from a link: the operator can set \
+                          server.public_url to an https address, or keep outputs in S3";
+            return Err(self.unsupported("image", reason));
         }
         if rule.mask.is_some_and(|mask| mask.required) && self.request.mask.is_none() {
             let reason = "this deployment needs a mask that marks what is edited";

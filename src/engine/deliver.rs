@@ -434,9 +434,7 @@ impl Delivery<'_> {
         if let Some(prepared) = known.get(&slug) {
             return Ok(Arc::clone(prepared));
         }
-        let (pool, budget) = (&self.engine.pool, self.engine.transport.budget());
-        let limits = picture::decode_limits(self.engine.settings.pictures);
-        let made = given::prepare(self.request, candidate, pool, budget, limits).await?;
+        let made = given::prepare(self.engine, self.job, self.request, candidate).await?;
         Ok(Arc::clone(known.entry(slug).or_insert(Arc::new(made))))
     }
 

@@ -1,23 +1,30 @@
 //! Pictures that came with a request, made into what a deployment takes: upright, without what a
 //! camera wrote into them, within its limits, in a format it reads; masks in its own polarity.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use providers::{
     Input,
-    catalog::{InputRule, Task},
+    catalog::{InputField, InputForm, InputRule, Task},
     media::{Format, Size},
 };
 use serde_json::Value;
 
 use super::{
+    Engine,
     candidate::Candidate,
     failure::{Class, Failure, INVALID_IMAGE},
+    job::Job,
     outgoing::Inputs,
+    picture,
     request::{Adjustment, AdjustmentKind, Given, ImageRequest},
+    unix,
 };
-use crate::error::{Code, Error};
 use crate::media::{
     blob::{Blob, Budget},
     convert::{self, Conversion, Pixels},
@@ -27,11 +34,17 @@ use crate::media::{
     sniff::{self, DecodeLimits, HEAD, Sniffed},
     strip,
 };
+use crate::{
+    error::{Code, Error},
+    store::ObjectMeta,
+};
 
 const IMAGE: &str = "image";
 const MASK: &str = "mask";
 /// Quality of a picture that must be encoded anew to be sent.
 const QUALITY: u8 = 92;
+/// How long a provider may fetch a picture.
+const LENT: Duration = Duration::from_hours(1);
 /// How often a picture that is still too large in bytes is made smaller.
 const TRIES: u32 = 5;
 
@@ -124,21 +137,28 @@ pub(crate) async fn check_mask(
 
 /// Makes what a deployment takes of a request's pictures.
 pub(crate) async fn prepare(
+    engine: &Engine,
+    job: &Job,
     request: &ImageRequest,
     candidate: &Candidate,
-    pool: &Pool,
-    budget: &Arc<Budget>,
-    limits: DecodeLimits,
 ) -> Result<Prepared, Failure> {
     let mut prepared = Prepared::default();
     let deployment = &candidate.served.deployment;
     if deployment.task == Task::ImageGenerate {
         return Ok(prepared);
     }
+    let (pool, budget) = (&engine.pool, engine.transport.budget());
+    let limits = picture::decode_limits(engine.settings.pictures);
     let rule = &deployment.inputs;
-    for given in &request.given {
+    let fetched = |field: &Option<InputField>| {
+        field.as_ref().is_some_and(|field| field.form == InputForm::Url)
+    };
+    for (index, given) in request.given.iter().enumerate() {
         let made = made(given, rule, pool, budget, limits).await?;
-        let input = named(made.format, made.size)?;
+        let mut input = named(made.format, made.size)?;
+        if fetched(&deployment.wire.images) {
+            input.url = Some(lent(engine, job, candidate, &made, &index.to_string()).await?);
+        }
         prepared.inputs.add(input.token, made.blob);
         prepared.images.push(input);
     }
@@ -153,8 +173,13 @@ pub(crate) async fn prepare(
             let mask = mask.resized(size).map_err(|e| e.to_string())?;
             mask.encode(rule).map_err(|e| e.to_string())
         });
-        let input = named(rule.format, size)?;
-        prepared.inputs.add(input.token, put_aside(file.await?, budget)?);
+        let blob = put_aside(file.await?, budget)?;
+        let mut input = named(rule.format, size)?;
+        let made = Made { blob, format: rule.format, size };
+        if fetched(&deployment.wire.mask) {
+            input.url = Some(lent(engine, job, candidate, &made, MASK).await?);
+        }
+        prepared.inputs.add(input.token, made.blob);
         prepared.mask = Some(input);
     }
     Ok(prepared)
@@ -185,6 +210,37 @@ pub(crate) async fn laid(
         mask.lay(&drawn, &original).map_err(|e| e.to_string())
     })
     .await
+}
+
+/// A link under which the provider may fetch a picture.
+async fn lent(
+    engine: &Engine,
+    job: &Job,
+    candidate: &Candidate,
+    made: &Made,
+    name: &str,
+) -> Result<String, Failure> {
+    let deployment = &candidate.served.deployment;
+    let meta = ObjectMeta {
+        format: made.format,
+        model: deployment.model.clone(),
+        provider: deployment.provider.clone(),
+        deployment: deployment.slug(),
+        job: job.id.clone(),
+        task: job.task.clone(),
+        parameters: BTreeMap::new(),
+        cost_usd: None,
+        seed: None,
+        prompt_sha256: None,
+        sha256: None,
+        created: unix(SystemTime::now()),
+    };
+    let key = format!("inputs/{}-{name}.{}", job.id, made.format.extension());
+    engine.store.lend(&key, &meta, &made.blob, LENT).await.map_err(|error| {
+        tracing::error!(job = job.id, %error, "a picture could not be put where its provider fetches it");
+        let message = "the picture could not be put where the provider fetches it";
+        Failure::new(Class::Unavailable, "store_unavailable", message)
+    })
 }
 
 /// A picture as it is sent.

@@ -225,6 +225,8 @@ impl Engine {
         let limits = PlanLimits {
             max_upscale: self.settings.max_upscale,
             allow_unpriced: self.settings.allow_unpriced,
+            lends: !self.settings.zero_retention
+                && (self.callbacks.is_some() || self.store.is_bucket()),
         };
         let mut plan = Plan { model: String::new(), candidates: Vec::new(), excluded: Vec::new() };
         let mut missing = None;

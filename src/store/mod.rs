@@ -281,8 +281,37 @@ impl Store {
         body: &Blob,
         durability: Durability,
     ) -> Result<Kept, StoreError> {
+        self.put_until(key, meta, body, durability, self.0.retention).await
+    }
+
+    /// A link under which somebody else may fetch a blob for a while. The copy behind it is gone
+    /// soon afterwards; in a bucket, when the bucket's own rules say so.
+    pub async fn lend(
+        &self,
+        key: &str,
+        meta: &ObjectMeta,
+        body: &Blob,
+        time: Duration,
+    ) -> Result<String, StoreError> {
+        let kept = self.put_until(key, meta, body, Durability::Process, time).await?;
+        self.url(&kept).await
+    }
+
+    /// Whether its links lead to a bucket, and not to this gateway.
+    pub fn is_bucket(&self) -> bool {
+        !matches!(self.0.backend, Backend::Memory(_) | Backend::Disk(_))
+    }
+
+    async fn put_until(
+        &self,
+        key: &str,
+        meta: &ObjectMeta,
+        body: &Blob,
+        durability: Durability,
+        time: Duration,
+    ) -> Result<Kept, StoreError> {
         key::check(key)?;
-        let expires_at = meta.created.saturating_add(self.0.retention.as_secs());
+        let expires_at = meta.created.saturating_add(time.as_secs());
         let object = Object {
             key: key.to_owned(),
             id: ObjectId::random()?,

@@ -364,8 +364,7 @@ async fn how_a_picture_was_made_is_kept_beside_it() {
     let one = pictures::png(96, 64);
     let (upstream, directory) = (Upstream::start().await, tempfile::tempdir().unwrap());
     upstream.on("POST", OPENAI_EDITS, vendors::openai(std::slice::from_ref(&one)));
-    let store =
-        format!("store.kind = \"disk\"\nstore.path = \"{}\"", directory.path().display());
+    let store = format!("store.kind = \"disk\"\nstore.path = \"{}\"", directory.path().display());
     let gateway = Gateway::with(&upstream, &["openai"], &store).await;
     let edit = form("openai/gpt-image-2")
         .file("image", &one)
@@ -399,4 +398,29 @@ async fn how_a_picture_was_made_is_kept_beside_it() {
     assert_eq!(meta["parameters"], asked);
     assert_eq!(meta["prompt_sha256"].as_str().map(str::len), Some(64));
     assert!(!kept[0].to_string().contains("put a lid on it"));
+}
+
+#[tokio::test]
+async fn a_provider_that_fetches_gets_a_link_where_it_can_reach_us() {
+    const LUMA: &str = "/luma/generations/image";
+    let upstream = Upstream::start().await;
+    let refused = json!({"detail": "Insufficient credits"});
+    upstream.on("POST", LUMA, crate::support::Reply::json(402, &refused));
+    let ask = || form("luma/photon").file("image", &photograph());
+    let hidden = Gateway::with(&upstream, &["luma"], "").await;
+    let answer = ask().send(&hidden, EDITS).await;
+    let said = answer.error(400, "unsupported_parameter", Some("image"));
+    assert!(said.contains("public_url"), "{said}");
+    assert_eq!(upstream.submits(LUMA).len(), 0);
+
+    let public = "server.public_url = \"https://media.example.com\"";
+    let gateway = Gateway::with(&upstream, &["luma"], public).await;
+    ask().send(&gateway, EDITS).await.error(502, "providers_exhausted", None);
+    let sent = upstream.submits(LUMA)[0].json();
+    let link = sent["modify_image_ref"]["url"].as_str().unwrap();
+    let path = link.strip_prefix("https://media.example.com").unwrap();
+    let fetched = gateway.get(path).await;
+    assert_eq!(fetched.header("content-type"), Some("image/jpeg"));
+    assert_eq!(look(&fetched.body), Looks("jpeg", 40, 60));
+    assert!(!fetched.body.windows(PLACE.len()).any(|w| w == PLACE));
 }
