@@ -15,31 +15,35 @@ use super::{
 /// Plays the vendor.
 pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
     let route = x.segments();
-    let (deployment, classic) = match route.as_slice() {
-        ["openai", "deployments", name, "images", "generations"] => (Some(*name), true),
-        ["openai", "v1", "images", "generations"] => (None, false),
+    let (deployment, operation) = match route.as_slice() {
+        ["openai", "deployments", name, "images", operation @ ("generations" | "edits")] => {
+            (Some(*name), *operation)
+        }
+        ["openai", "v1", "images", operation @ ("generations" | "edits")] => (None, *operation),
         _ => return Err(Problem::NoRoute(x.joined())),
     };
     if x.method != Method::POST {
         return Err(Problem::Method(x.joined()));
     }
-    if classic && x.query.get("api-version").is_none_or(String::is_empty) {
+    if deployment.is_some() && x.query.get("api-version").is_none_or(String::is_empty) {
         return Err(Problem::NoRoute(x.joined()));
     }
     let key = Some(x.header("api-key")).filter(|key| !key.is_empty());
     check_key(key.or_else(|| x.authorization("bearer")))?;
-    let mut object = x.json()?;
+    let (mut object, mut parts) = openai::body(x, operation)?;
     // The deployment in the path wins, whatever the body says.
     let model = match deployment {
         Some(name) => {
             object.insert("model".to_owned(), name.into());
+            parts.retain(|part| part.name != "model");
             name.to_owned()
         }
         None => object.get("model").and_then(Value::as_str).unwrap_or_default().to_owned(),
     };
-    let family =
-        VendorData::of(x.vendor).model(&model).ok_or_else(|| Problem::NoModel(model.clone()))?;
-    let answer = openai::generate(x, &model, family, &object).await?;
+    let data = VendorData::of(x.vendor);
+    let family = if operation == "edits" { data.worker(&model) } else { data.model(&model) };
+    let family = family.ok_or_else(|| Problem::NoModel(model.clone()))?;
+    let answer = openai::generate(x, &model, family, &object, &parts).await?;
     Ok(with(answer, "apim-request-id", uuid::Uuid::new_v4()))
 }
 

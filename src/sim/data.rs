@@ -3,13 +3,17 @@
 //! Transcribed from the vendors' own documentation, never from the gateway's catalogue: the
 //! two must be able to disagree.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use providers::media::{Format, Size};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
+    given::{Follow, Raw, Takes, Work},
     schema::{self, Fields, Violation},
     size::SizeSpec,
     vendor::Vendor,
@@ -26,6 +30,9 @@ pub(crate) struct VendorData {
     family: BTreeMap<String, Family>,
     /// The vendor's model ids and their family.
     models: BTreeMap<String, String>,
+    /// The family that works from pictures, where it is another one.
+    #[serde(default)]
+    edits: BTreeMap<String, String>,
     /// Ids the vendor has switched off.
     #[serde(default)]
     pub retired: Vec<String>,
@@ -43,6 +50,10 @@ pub(crate) struct Family {
     pub fields: Fields,
     /// Where the size comes from and what is legal.
     pub size: SizeSpec,
+    /// The pictures it works from.
+    pub pictures: Option<Takes>,
+    /// How the size follows from them where none is asked.
+    follow: Option<Follow>,
     /// The field that says how many pictures are wanted.
     pub count: Option<String>,
     /// What it draws unasked.
@@ -71,6 +82,9 @@ static VENDORS: LazyLock<BTreeMap<Vendor, VendorData>> = LazyLock::new(|| {
         .filter_map(|vendor| {
             let mut data: VendorData = read(vendor.name(), vendor.data())?;
             for family in data.family.values_mut() {
+                if let Some(takes) = &family.pictures {
+                    takes.describe(&mut family.fields);
+                }
                 for group in &family.takes {
                     for (name, field) in data.fields.get(group).into_iter().flatten() {
                         family.fields.entry(name.clone()).or_insert_with(|| field.clone());
@@ -112,6 +126,12 @@ impl VendorData {
         self.family.get(self.models.get(id)?)
     }
 
+    /// The family of a model where it works from pictures.
+    pub(crate) fn worker(&self, id: &str) -> Option<&Family> {
+        let family = self.edits.get(id).or_else(|| self.models.get(id))?;
+        self.family.get(family).filter(|family| family.pictures.is_some())
+    }
+
     /// Every model's id.
     pub(crate) fn models(&self) -> impl Iterator<Item = &str> {
         self.models.keys().map(String::as_str)
@@ -127,11 +147,27 @@ pub(crate) struct Order {
     pub count: u32,
     /// The file format.
     pub format: Format,
+    /// The picture it is drawn from.
+    pub work: Option<Arc<Work>>,
 }
 
 impl Family {
+    /// Whether it draws without a picture.
+    pub(crate) fn generates(&self) -> bool {
+        self.pictures.as_ref().is_none_or(|takes| !takes.is_required())
+    }
+
     /// Checks a request and reads from it what to draw.
     pub(crate) fn order(&self, object: &Map<String, Value>) -> Result<Order, Vec<Violation>> {
+        self.order_with(object, Vec::new())
+    }
+
+    /// The same with pictures that do not stand in the object.
+    pub(crate) fn order_with(
+        &self,
+        object: &Map<String, Value>,
+        mut raws: Vec<Raw>,
+    ) -> Result<Order, Vec<Violation>> {
         let mut found = schema::check(&self.fields, object);
         if !found.is_empty() {
             return Err(found);
@@ -146,12 +182,30 @@ impl Family {
         if !found.is_empty() {
             return Err(found);
         }
+        let work = match &self.pictures {
+            Some(takes) => {
+                raws.extend(takes.lift(object));
+                takes.work(raws)?
+            }
+            None => None,
+        };
+        let size = match (&work, &self.follow) {
+            (Some(work), Some(follow)) if follow.always || !self.size.asked(object) => {
+                follow.size(work.picture.size, object)
+            }
+            _ => size,
+        };
+        if let (Some(takes), Some(work)) = (&self.pictures, &work)
+            && let Some(violation) = takes.too_much(work, size)
+        {
+            return Err(vec![violation]);
+        }
         let count = self.count.as_ref().and_then(|field| object.get(field)?.as_u64());
         let format = at(object, &self.format_field)
             .and_then(Value::as_str)
             .and_then(|name| name.parse().ok())
             .unwrap_or(self.format);
-        Ok(Order { size, count: count.unwrap_or(1) as u32, format })
+        Ok(Order { size, count: count.unwrap_or(1) as u32, format, work })
     }
 
     /// A number of `extra`.
@@ -183,12 +237,12 @@ mod tests {
             let data: VendorData =
                 toml::from_str(vendor.data()).unwrap_or_else(|e| panic!("{}: {e}", vendor.name()));
             assert!(!data.models.is_empty());
-            for (model, family) in &data.models {
+            for (model, family) in data.models.iter().chain(&data.edits) {
                 assert!(data.family.contains_key(family), "{model}: no family {family}");
             }
             for (name, family) in &data.family {
                 assert!(
-                    data.models.values().any(|f| f == name),
+                    data.models.values().chain(data.edits.values()).any(|f| f == name),
                     "{}: nothing is of family {name}",
                     vendor.name()
                 );

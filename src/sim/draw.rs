@@ -3,11 +3,13 @@
 //! The scene is painted small and enlarged, so that a picture of sixteen megapixels costs little
 //! more than its encoding; the lettering and a film grain are put on at full size.
 
+use std::sync::Arc;
+
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
 use font8x8::UnicodeFonts as _;
 use providers::media::Size;
 
-use super::rng::Rng;
+use super::{given::Work, retouch::retouch, rng::Rng};
 
 /// The longer side of the scene before it is enlarged.
 const SKETCH: u32 = 256;
@@ -29,6 +31,8 @@ pub(crate) struct Scene {
     pub transparent: bool,
     /// How a safety filter hides it.
     pub veil: Veil,
+    /// The picture it is drawn from, and what is done with it.
+    pub work: Option<Arc<Work>>,
 }
 
 /// How a safety filter hides a picture.
@@ -62,6 +66,9 @@ pub(crate) fn paint(scene: &Scene) -> Result<Canvas, String> {
     if scene.veil == Veil::Black {
         let data = vec![0; scene.size.pixels() as usize * 3];
         return Ok(Canvas { size: scene.size, channels: 3, data });
+    }
+    if let (Some(work), Veil::Clear) = (&scene.work, scene.veil) {
+        return retouch(work, scene);
     }
     let sketch_side = if scene.veil == Veil::Blurred { 6 } else { SKETCH };
     let long = scene.size.width.max(scene.size.height);
@@ -193,7 +200,7 @@ fn stars(data: &mut [u8], size: Size, rng: &mut Rng) {
     }
 }
 
-fn enlarge(canvas: Canvas, size: Size) -> Result<Canvas, String> {
+pub(super) fn enlarge(canvas: Canvas, size: Size) -> Result<Canvas, String> {
     if canvas.size == size {
         return Ok(canvas);
     }
@@ -227,7 +234,7 @@ struct Pen {
 }
 
 /// The mark across the top, the prompt and the caption on a panel at the bottom.
-fn letter(canvas: &mut Canvas, scene: &Scene) {
+pub(super) fn letter(canvas: &mut Canvas, scene: &Scene) {
     let Size { width, height } = canvas.size;
     // The mark takes two thirds of the width.
     let mark = "SIMULATED";
@@ -348,6 +355,7 @@ mod tests {
             seed: 7,
             transparent: false,
             veil: Veil::Clear,
+            work: None,
         }
     }
 

@@ -160,6 +160,7 @@ mod tests {
             seed: 3,
             transparent,
             veil: Veil::Clear,
+            work: None,
         };
         Recipe { scene, format, quality: 80, harm }
     }

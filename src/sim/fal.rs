@@ -22,6 +22,7 @@ use super::{
     exchange::{Exchange, Problem, check_key, json as reply, with},
     faults::Kind,
     files,
+    given::Flaw,
     hooks::{self, Hook},
     jobs::{Job, State},
     schema::{Violation, Wrong},
@@ -364,6 +365,20 @@ pub(crate) fn validator_words(violation: &Violation) -> (&'static str, String) {
         }
         Wrong::Long(most) => {
             ("string_too_long", format!("String should have at most {most} characters"))
+        }
+        Wrong::Picture(flaw) => {
+            let kind = match flaw {
+                Flaw::Spelling | Flaw::Download => "file_download_error",
+                Flaw::Unreadable => "image_load_error",
+                Flaw::Format(_) => "unsupported_image_format",
+                Flaw::Heavy(_) => "file_too_large",
+                Flaw::Large(_) => "image_too_large",
+                Flaw::Small(_) => "image_too_small",
+                Flaw::MaskSize(..) | Flaw::MaskAlpha | Flaw::MaskGrey | Flaw::MaskAlone => {
+                    "value_error"
+                }
+            };
+            (kind, format!("The image {}", flaw.words()))
         }
         Wrong::Rule(words) => ("value_error", format!("Value error, {words}")),
     }

@@ -9,6 +9,8 @@ pub(crate) struct Part<'a> {
     pub name: String,
     /// The file's name, if it is a file.
     pub file: Option<String>,
+    /// The type it is declared as.
+    pub kind: Option<String>,
     /// The content.
     pub content: &'a [u8],
 }
@@ -37,11 +39,11 @@ pub(crate) fn parse<'a>(content_type: &str, body: &'a [u8]) -> Result<Vec<Part<'
         rest = &after[divider.len()..];
         let blank = memmem::find(part, b"\r\n\r\n").ok_or("a part has no headers")?;
         let headers = std::str::from_utf8(&part[..blank]).map_err(|_| "headers are not text")?;
-        let disposition = headers
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| name.eq_ignore_ascii_case("content-disposition"))
-            .map(|(_, value)| value.trim())
+        let header = |wanted: &str| {
+            let mut lines = headers.lines().filter_map(|line| line.split_once(':'));
+            lines.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+        };
+        let disposition = header("content-disposition")
             .filter(|value| value.starts_with("form-data"))
             .ok_or("a part is not form-data")?;
         let parameter = |wanted: &str| {
@@ -54,6 +56,7 @@ pub(crate) fn parse<'a>(content_type: &str, body: &'a [u8]) -> Result<Vec<Part<'
         parts.push(Part {
             name: parameter("name").ok_or("a part has no name")?,
             file: parameter("filename"),
+            kind: header("content-type").map(str::to_owned),
             content: &part[blank + 4..],
         });
     }
@@ -73,6 +76,7 @@ mod tests {
         let part = |name: &str, file: Option<&str>, content| Part {
             name: name.to_owned(),
             file: file.map(str::to_owned),
+            kind: file.map(|_| "application/octet-stream".to_owned()),
             content,
         };
         let parts = [part("prompt", None, &b"a fox\r\nruns"[..]), part("none", Some(""), b"")];

@@ -182,6 +182,7 @@ mod tests {
             seed: 1,
             transparent: false,
             veil: Veil::Clear,
+            work: None,
         };
         let recipe = Recipe { scene, format: Format::Png, quality: 90, harm: Harm::None };
         let gallery = Gallery::new();

@@ -11,6 +11,7 @@ use super::{
     draw::Veil,
     encode::Recipe,
     exchange::{Exchange, Problem, check_key, json as reply},
+    given::{Flaw, Raw, Takes},
     schema::{Violation, Wrong},
     studio::{self, Wish},
 };
@@ -18,6 +19,11 @@ use super::{
 /// What a model says beside the picture, and the tokens of it.
 const SPOKEN: &str = "Here is your picture:";
 const SPOKEN_TOKENS: u64 = 6;
+
+/// Longest request.
+const INLINE_MAX: usize = 20 << 20;
+/// Tokens of the pictures worked from.
+const SEEN_TOKENS: u64 = 258;
 
 /// Plays the vendor.
 pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
@@ -42,8 +48,13 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
         return Err(Problem::Retired(model.to_owned()));
     }
     let family = data.model(model).ok_or_else(|| Problem::NoModel(model.to_owned()))?;
+    // A request with its pictures inline is at most so long.
+    if x.body.len() > INLINE_MAX {
+        let words = format!("Request payload size exceeds the limit: {INLINE_MAX} bytes.");
+        return Err(Problem::Rule(words));
+    }
     let object = camel(x.json()?);
-    let order = family.order(&object).map_err(Problem::Fields)?;
+    let order = family.order_with(&object, pictures(&object)).map_err(Problem::Fields)?;
     let prompt = texts(&object);
     if prompt.trim().is_empty() {
         return Err(Problem::Rule(
@@ -77,7 +88,13 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
     if spoken > 0 {
         details.push(json!({"modality": "TEXT", "tokenCount": spoken}));
     }
-    let input = prompt.chars().count().div_ceil(4) as u64;
+    let text = prompt.chars().count().div_ceil(4) as u64;
+    let seen = if order.work.is_some() { SEEN_TOKENS } else { 0 };
+    let input = text + seen;
+    let mut prompt_details = vec![json!({"modality": "TEXT", "tokenCount": text})];
+    if seen > 0 {
+        prompt_details.push(json!({"modality": "IMAGE", "tokenCount": seen}));
+    }
     let mut body = json!({
         "candidates": [{
             "content": {"role": "model", "parts": parts},
@@ -88,7 +105,7 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
             "promptTokenCount": input,
             "candidatesTokenCount": tokens,
             "totalTokenCount": input + tokens,
-            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": input}],
+            "promptTokensDetails": prompt_details,
             "candidatesTokensDetails": details,
         },
         "modelVersion": model,
@@ -123,6 +140,24 @@ fn texts(object: &Map<String, Value>) -> String {
     let parts = last.and_then(|turn| turn.get("parts")?.as_array());
     let texts = parts.into_iter().flatten().filter_map(|part| part.get("text")?.as_str());
     texts.collect::<Vec<_>>().join(" ")
+}
+
+/// The pictures of the conversation.
+pub(crate) fn pictures(object: &Map<String, Value>) -> Vec<Raw> {
+    let turns = at(object, "contents").and_then(Value::as_array).into_iter().flatten().enumerate();
+    let parts = turns.flat_map(|(turn, content)| {
+        let parts = content.get("parts").and_then(Value::as_array).into_iter().flatten();
+        parts.enumerate().map(move |(index, part)| (turn, index, part))
+    });
+    parts
+        .filter_map(|(turn, index, part)| {
+            let data = part.get("inlineData")?;
+            let words = ["contents", &turn.to_string(), "parts", &index.to_string(), "inlineData"];
+            let path = words.map(str::to_owned).to_vec();
+            let text = |field: &str| data.get(field).and_then(Value::as_str);
+            Some(Takes::part(path, text("data")?, text("mimeType")?))
+        })
+        .collect()
 }
 
 /// Without a word about it a model may also speak.
@@ -223,6 +258,10 @@ fn wording(violation: &Violation) -> (String, String) {
             let message = format!("Invalid value at '{place}', {}", violation.given);
             (place, message)
         }
+        Wrong::Picture(Flaw::Unreadable | Flaw::Spelling) => {
+            (place, "Unable to process input image. Please retry or report in https://developers.generativeai.google/guide/troubleshooting".to_owned())
+        }
+        Wrong::Picture(Flaw::Format(kind)) => (place, format!("Unsupported MIME type: {kind}")),
         _ => {
             let message = format!("* GenerateContentRequest.{place}: {}", violation.words());
             (place, message)

@@ -27,10 +27,12 @@ mod files;
 mod form;
 mod gallery;
 mod gemini;
+mod given;
 mod hooks;
 mod jobs;
 mod openai;
 mod replicate;
+mod retouch;
 mod rng;
 mod schema;
 mod server;
@@ -46,6 +48,7 @@ pub use server::{router, serve};
 
 use providers::catalog::{Catalog, Deployment, Task};
 
+use data::Family;
 use gallery::Gallery;
 use hooks::Hooks;
 use jobs::Jobs;
@@ -89,9 +92,13 @@ pub fn mount(provider: &str) -> Option<&'static str> {
 
 /// Whether it plays a deployment: its vendor, and the model in this task.
 pub fn plays(deployment: &Deployment) -> bool {
-    deployment.task == Task::ImageGenerate
-        && vendor::Vendor::named(&deployment.provider)
-            .is_some_and(|v| data::VendorData::of(v).model(&deployment.upstream).is_some())
+    vendor::Vendor::named(&deployment.provider).is_some_and(|vendor| {
+        let data = data::VendorData::of(vendor);
+        match deployment.task {
+            Task::ImageGenerate => data.model(&deployment.upstream).is_some_and(Family::generates),
+            _ => data.worker(&deployment.upstream).is_some(),
+        }
+    })
 }
 
 /// Leaves in a catalogue what it plays.

@@ -1,4 +1,5 @@
-//! OpenAI: `POST /openai/v1/images/generations`, synchronous, base64 in the reply.
+//! OpenAI: `POST /openai/v1/images/generations` and `/edits`, the latter with JSON or a form;
+//! synchronous, base64 in the reply. No model that is left makes variations.
 
 use axum::response::{IntoResponse as _, Response};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -10,7 +11,9 @@ use super::{
     data::{Family, Order, VendorData, at},
     encode::Recipe,
     exchange::{Exchange, Problem, check_key, json as reply, with},
-    schema::{Violation, Wrong, type_name},
+    form::{self, Part},
+    given::{self, Flaw},
+    schema::{self, Violation, Wrong, type_name},
     studio::{self, Wish},
     vendor::Vendor,
 };
@@ -18,23 +21,72 @@ use super::{
 /// Plays the vendor.
 pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
     let route = x.segments();
-    if route != ["v1", "images", "generations"] {
+    let ["v1", "images", operation @ ("generations" | "edits" | "variations")] = route.as_slice()
+    else {
         return Err(Problem::NoRoute(x.joined()));
-    }
+    };
     if x.method != Method::POST {
         return Err(Problem::Method(x.joined()));
     }
     check_key(x.authorization("bearer"))?;
-    let object = x.json()?;
+    let (object, parts) = body(x, *operation)?;
     let model = object.get("model").and_then(Value::as_str).unwrap_or("dall-e-2").to_owned();
     let data = VendorData::of(x.vendor);
     if data.retired.contains(&model) {
         return Err(Problem::Retired(model));
     }
-    let family = data.model(&model).ok_or_else(|| Problem::NoModel(model.clone()))?;
-    let answer = generate(x, &model, family, &object).await?;
+    let family = match *operation {
+        "generations" => data.model(&model),
+        "edits" => data.worker(&model),
+        _ => {
+            let words = format!("Invalid value: '{model}'. Value must be 'dall-e-2'.");
+            let violation = Violation::rule("model", &model.into(), words);
+            return Err(Problem::Fields(vec![violation]));
+        }
+    };
+    let family = family.ok_or_else(|| Problem::NoModel(model.clone()))?;
+    let answer = generate(x, &model, family, &object, &parts).await?;
     let answer = with(answer, "openai-version", "2020-10-01");
     Ok(with(answer, "openai-processing-ms", "1500"))
+}
+
+/// The body of a request: an object, or the parts of a form and an object of those that name
+/// the model.
+pub(crate) fn body<'a>(
+    x: &'a Exchange,
+    operation: &str,
+) -> Result<(Map<String, Value>, Vec<Part<'a>>), Problem> {
+    if operation == "generations" || x.media_type() != "multipart/form-data" {
+        return Ok((x.json()?, Vec::new()));
+    }
+    let parts = form::parse(x.header("content-type"), &x.body)
+        .map_err(|words| Problem::Rule(format!("Could not parse multipart form: {words}.")))?;
+    let model = parts.iter().find(|part| part.name == "model" && part.file.is_none());
+    let text = model.map(|part| String::from_utf8_lossy(part.content).into_owned());
+    let object = text.into_iter().map(|text| ("model".to_owned(), text.into())).collect();
+    Ok((object, parts))
+}
+
+/// What a form asks for.
+fn form_order(
+    family: &Family,
+    parts: &[Part<'_>],
+) -> Result<(Map<String, Value>, Order), Vec<Violation>> {
+    let (texts, raws) =
+        given::sort(family.pictures.as_ref(), parts).map_err(|violation| vec![violation])?;
+    let violation = |field: &str, wrong| {
+        vec![Violation { path: vec![field.to_owned()], wrong, given: Value::Null }]
+    };
+    // The form has one field less than the object.
+    if texts.iter().any(|(name, _)| name == "moderation") {
+        return Err(violation("moderation", Wrong::Unknown));
+    }
+    if raws.iter().all(|raw| raw.mask) {
+        return Err(violation("image", Wrong::Missing));
+    }
+    let object = schema::typed(&family.fields, texts);
+    let order = family.order_with(&object, raws)?;
+    Ok((object, order))
 }
 
 /// Checks a request, draws, and answers as OpenAI does; Azure answers the same.
@@ -43,8 +95,14 @@ pub(crate) async fn generate(
     model: &str,
     family: &Family,
     object: &Map<String, Value>,
+    parts: &[Part<'_>],
 ) -> Result<Response, Problem> {
-    let order = family.order(object).map_err(Problem::Fields)?;
+    let (object, order) = if parts.is_empty() {
+        (object.clone(), family.order(object).map_err(Problem::Fields)?)
+    } else {
+        form_order(family, parts).map_err(Problem::Fields)?
+    };
+    let object = &object;
     let text = |field: &str| at(object, field).and_then(Value::as_str);
     combinations(object, &order).map_err(|violation| Problem::Fields(vec![*violation]))?;
     if x.moderated().is_some() {
@@ -124,10 +182,12 @@ fn usage(family: &Family, order: &Order, quality: &str, prompt: &str) -> Value {
     let per_megapixel = family.number(quality).unwrap_or(1000.0);
     let megapixels = order.size.pixels() as f64 / f64::from(1 << 20);
     let output = (per_megapixel * megapixels).ceil() as u64 * u64::from(order.count);
-    let input = prompt.chars().count().div_ceil(4) as u64 + 6;
+    let text = prompt.chars().count().div_ceil(4) as u64 + 6;
+    let seen = order.work.as_ref().map_or(0, |work| work.pixels.div_ceil(1024));
+    let input = text + seen;
     json!({
         "input_tokens": input,
-        "input_tokens_details": {"image_tokens": 0, "text_tokens": input},
+        "input_tokens_details": {"image_tokens": seen, "text_tokens": text},
         "output_tokens": output,
         "output_tokens_details": {"image_tokens": output, "text_tokens": 0},
         "total_tokens": input + output,
@@ -146,6 +206,8 @@ async fn events(
     body.remove("data");
     let created = body.remove("created").unwrap_or_default();
     body.insert("created_at".to_owned(), created);
+    let edit = recipes.first().is_some_and(|recipe| recipe.scene.work.is_some());
+    let kind = if edit { "image_edit" } else { "image_generation" };
     let mut text = String::new();
     let mut event = |name: &str, picture: &Bytes, more: &[(&str, Value)]| {
         let mut data = Map::new();
@@ -165,9 +227,9 @@ async fn events(
             rough.scene.veil = super::draw::Veil::Blurred;
             let rough = x.sim.gallery.picture(&rough).await.map_err(|_| Problem::Internal)?;
             let more = [("partial_image_index", index.into())];
-            event("image_generation.partial_image", &rough, &more);
+            event(&format!("{kind}.partial_image"), &rough, &more);
         }
-        event("image_generation.completed", picture, &[("usage", usage.clone())]);
+        event(&format!("{kind}.completed"), picture, &[("usage", usage.clone())]);
     }
     Ok(([(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")], text).into_response())
 }
@@ -234,11 +296,47 @@ pub(crate) fn wording(violation: &Violation) -> (String, &'static str) {
             ),
             "string_above_max_length",
         ),
+        Wrong::Picture(flaw) => picture_wording(flaw, violation),
         Wrong::Rule(words) if path == "size" => (
             format!("Invalid size '{}': {words}.", given.as_str().unwrap_or_default()),
             "invalid_value",
         ),
         Wrong::Rule(words) => (words.clone(), "invalid_value"),
+    }
+}
+
+/// What is wrong with a picture in OpenAI's words.
+fn picture_wording(flaw: &Flaw, violation: &Violation) -> (String, &'static str) {
+    let at = violation.path.iter().find_map(|part| part.parse::<usize>().ok()).unwrap_or(0) + 1;
+    match flaw {
+        Flaw::Spelling => (
+            "Invalid image data URL: expected a base64-encoded data URL.".to_owned(),
+            "invalid_value",
+        ),
+        Flaw::Download => ("Error while downloading file.".to_owned(), "invalid_image_url"),
+        Flaw::Unreadable => (
+            format!("Invalid image file or mode for image {at}, please check your image file."),
+            "invalid_image_file",
+        ),
+        Flaw::Format(kind) => (
+            format!(
+                "Invalid file 'image': unsupported mimetype ('{kind}'). Supported file formats are 'image/jpeg', 'image/png', and 'image/webp'."
+            ),
+            "unsupported_file_mimetype",
+        ),
+        Flaw::Heavy(most) => (
+            format!("Invalid image: file too large. Expected a file of at most {most} bytes."),
+            "image_too_large",
+        ),
+        Flaw::MaskSize(..) => (
+            "Invalid mask image format - mask size does not match image size".to_owned(),
+            "invalid_mask_image_format",
+        ),
+        Flaw::MaskAlpha => (
+            "Invalid mask image format - mask must have an alpha channel".to_owned(),
+            "invalid_mask_image_format",
+        ),
+        other => (format!("Invalid image: it {}.", other.words()), "invalid_value"),
     }
 }
 

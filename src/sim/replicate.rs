@@ -345,7 +345,7 @@ fn wording(violation: &Violation) -> (String, &'static str, String) {
         Wrong::Long(most) => {
             (path, "string_lte", format!("String length must be less than or equal to {most}"))
         }
-        Wrong::Rule(words) => (path, "invalid", words.clone()),
+        Wrong::Picture(_) | Wrong::Rule(_) => (path, "invalid", violation.words()),
     }
 }
 

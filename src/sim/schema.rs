@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::given::Flaw;
+
 /// Fields by name.
 pub(crate) type Fields = BTreeMap<String, Field>;
 
@@ -38,6 +40,23 @@ pub(crate) struct Field {
     pub fields: Fields,
     /// Another type that will do.
     pub or: Option<Box<Field>>,
+}
+
+impl Field {
+    /// A field of a type, and of no other rule.
+    pub(crate) fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            required: false,
+            nullable: false,
+            values: Vec::new(),
+            min: None,
+            max: None,
+            items: None,
+            fields: Fields::new(),
+            or: None,
+        }
+    }
 }
 
 /// The types of JSON.
@@ -120,6 +139,8 @@ pub(crate) enum Wrong {
     Short(usize),
     /// The string or list is longer than this.
     Long(usize),
+    /// A picture is not what is taken.
+    Picture(Flaw),
     /// Anything else, in words.
     Rule(String),
 }
@@ -152,6 +173,7 @@ impl Violation {
             Wrong::Above(most) => format!("must be at most {most}"),
             Wrong::Short(least) => format!("must be at least {least} long"),
             Wrong::Long(most) => format!("must be at most {most} long"),
+            Wrong::Picture(flaw) => flaw.words(),
             Wrong::Rule(words) => words.clone(),
         }
     }

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Longest request read. Vendors take less.
-const BODY_MAX: usize = 64 << 20;
+const BODY_MAX: usize = 256 << 20;
 
 /// Every vendor under its own path, their files, and `/sim/stats` and `/sim/reset`.
 pub fn router(settings: SimSettings) -> Router {
@@ -73,7 +73,7 @@ async fn take_apart(
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, BODY_MAX)
         .await
-        .map_err(|_| complain(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 64 MiB"))?;
+        .map_err(|_| complain(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 256 MiB"))?;
     let decoded = |text: &str| {
         url::form_urlencoded::parse(format!("={}", text.replace('+', "%2B")).as_bytes())
             .next()

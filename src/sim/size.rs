@@ -41,6 +41,8 @@ pub(crate) enum SizeSpec {
         #[serde(default)]
         rule: Rule,
     },
+    /// That of the first picture; nothing is asked.
+    Input,
     /// A ratio, and a tier where there are such.
     Ratio {
         field: String,
@@ -130,9 +132,25 @@ fn side(value: Option<&Value>) -> Option<u32> {
 }
 
 impl SizeSpec {
+    /// Whether a request asks for a size, be it by ratio.
+    pub(crate) fn asked(&self, object: &Map<String, Value>) -> bool {
+        let said = |field: &String| {
+            let word = at(object, field).and_then(Value::as_str);
+            at(object, field).is_some()
+                && !["auto", "match_input_image"].contains(&word.unwrap_or(""))
+        };
+        match self {
+            Self::Input => false,
+            Self::Text { field, ratio, .. } => said(field) || ratio.as_ref().is_some_and(said),
+            Self::Sides { width, height, .. } => said(width) || said(height),
+            Self::Preset { field, .. } | Self::Ratio { field, .. } => said(field),
+        }
+    }
+
     /// The size a request asks for.
     pub(crate) fn read(&self, object: &Map<String, Value>) -> Result<Size, Box<Violation>> {
         match self {
+            Self::Input => Ok(Size::new(1, 1)),
             Self::Text { field, default, rule, ratio } => {
                 let wanted = ratio.as_ref().and_then(|field| at(object, field)?.as_str());
                 if let Some(aspect) = wanted.and_then(|text| text.parse::<Aspect>().ok()) {

@@ -46,6 +46,7 @@ pub(crate) fn recipes(x: &Exchange, model: &str, order: &Order, wish: &Wish<'_>)
                     seed: seed.wrapping_add(index),
                     transparent: wish.transparent && order.format.has_alpha(),
                     veil: wish.veil,
+                    work: order.work.clone(),
                 },
                 format: order.format,
                 quality: wish.quality.unwrap_or(85),
@@ -63,6 +64,7 @@ pub(crate) async fn take(
     work: Result<Vec<Recipe>, Problem>,
     hook: Option<Hook>,
 ) -> Job {
+    let request = shortened(request);
     for recipe in work.iter().flatten() {
         x.sim.gallery.order(recipe);
     }
@@ -79,6 +81,20 @@ pub(crate) async fn take(
     });
     hooks::order(x, &job).await;
     job
+}
+
+/// A request as it is echoed: vendors put addresses in the place of inline pictures.
+fn shortened(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.len() > 65_536 => {
+            text.chars().take(64).collect::<String>().into()
+        }
+        Value::Array(items) => items.into_iter().map(shortened).collect(),
+        Value::Object(object) => {
+            object.into_iter().map(|(name, value)| (name, shortened(value))).collect()
+        }
+        other => other,
+    }
 }
 
 /// The text of a request, whether or not it is drawn.
