@@ -249,6 +249,10 @@ async fn result(x: &Exchange, job: &Job) -> Response {
         }
         "described" => json!({"images": images, "description": ""}),
         "plain" => json!({"images": images}),
+        "image" => json!({
+            "image": images.into_iter().next(),
+            "seed": first.map(|recipe| recipe.scene.seed),
+        }),
         _ => json!({
             "images": images,
             "timings": {"inference": seconds(job.run)},
