@@ -72,12 +72,14 @@ async fn submit(x: &Exchange, model: &str) -> Result<Response, Problem> {
     let megapixels = order.size.pixels().div_ceil(1 << 20).max(1);
     let first = family.number("cost").unwrap_or_default();
     let more = family.number("more").unwrap_or_default();
-    let cost = (first + more * (megapixels - 1) as f64) / 100.0;
+    let seen = order.work.as_ref().map_or(0, |work| work.pixels);
+    let extra = megapixels - 1 + seen.div_ceil(1 << 20);
+    let cost = (first + more * extra as f64) / 100.0;
     let job = studio::take(x, model, Value::Null, work, hook).await;
     let mut body = json!({
         "id": job.id,
         "cost": cost,
-        "input_mp": 0.0,
+        "input_mp": seen as f64 / f64::from(1 << 20),
         "output_mp": order.size.pixels() as f64 / f64::from(1 << 20),
     });
     // Whoever is called back is not told where to ask.

@@ -82,13 +82,13 @@ static VENDORS: LazyLock<BTreeMap<Vendor, VendorData>> = LazyLock::new(|| {
         .filter_map(|vendor| {
             let mut data: VendorData = read(vendor.name(), vendor.data())?;
             for family in data.family.values_mut() {
-                if let Some(takes) = &family.pictures {
-                    takes.describe(&mut family.fields);
-                }
                 for group in &family.takes {
                     for (name, field) in data.fields.get(group).into_iter().flatten() {
                         family.fields.entry(name.clone()).or_insert_with(|| field.clone());
                     }
+                }
+                if let Some(takes) = &family.pictures {
+                    takes.describe(&mut family.fields);
                 }
             }
             Some((vendor, data))

@@ -133,6 +133,7 @@ impl Vendor {
             Self::Fal => fal::place(x),
             Self::Replicate => replicate::place(x),
             Self::Bfl => bfl::place(x),
+            Self::Stability => stability::place(x),
             _ if x.method == http::Method::POST => (Stage::Submit, None),
             _ => (Stage::Other, None),
         }
