@@ -18,7 +18,8 @@ use super::{
     data::{Order, VendorData},
     form,
     gemini::{camel, pictures},
-    given::{Does, Work, sort},
+    given::sort,
+    picture::{Does, Work},
     schema::{self, Violation},
     vendor::Vendor,
 };
@@ -215,8 +216,7 @@ fn ordered(
         Body::Form(parts) => {
             let body = given.form(parts);
             let parts = form::parse("multipart/form-data; boundary=B", &body).unwrap();
-            let (texts, raws) =
-                sort(family.pictures.as_ref(), &parts).map_err(|v| words(vec![v]))?;
+            let (texts, raws) = sort(family.pictures.as_ref(), &parts).map_err(words)?;
             (schema::typed(&family.fields, texts), raws)
         }
         Body::Empty => return Err("an empty body is sent".to_owned()),

@@ -13,7 +13,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    given::{Follow, Raw, Takes, Work},
+    given::{Follow, Takes},
+    picture::{Raw, Work},
     schema::{self, Fields, Violation},
     size::SizeSpec,
     vendor::Vendor,

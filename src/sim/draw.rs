@@ -9,7 +9,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use font8x8::UnicodeFonts as _;
 use providers::media::Size;
 
-use super::{given::Work, retouch::retouch, rng::Rng};
+use super::{picture::Work, retouch::retouch, rng::Rng};
 
 /// The longer side of the scene before it is enlarged.
 const SKETCH: u32 = 256;

@@ -11,7 +11,8 @@ use super::{
     draw::Veil,
     encode::Recipe,
     exchange::{Exchange, Problem, check_key, json as reply},
-    given::{Flaw, Raw, Takes},
+    given::Takes,
+    picture::{Flaw, Raw},
     schema::{Violation, Wrong},
     studio::{self, Wish},
 };

@@ -31,6 +31,7 @@ mod given;
 mod hooks;
 mod jobs;
 mod openai;
+mod picture;
 mod replicate;
 mod retouch;
 mod rng;

@@ -12,7 +12,8 @@ use super::{
     encode::Recipe,
     exchange::{Exchange, Problem, check_key, json as reply, with},
     form::{self, Part},
-    given::{self, Flaw},
+    given,
+    picture::openai_wording,
     schema::{self, Violation, Wrong, type_name},
     studio::{self, Wish},
     vendor::Vendor,
@@ -29,7 +30,7 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
         return Err(Problem::Method(x.joined()));
     }
     check_key(x.authorization("bearer"))?;
-    let (object, parts) = body(x, *operation)?;
+    let (object, parts) = body(x, operation)?;
     let model = object.get("model").and_then(Value::as_str).unwrap_or("dall-e-2").to_owned();
     let data = VendorData::of(x.vendor);
     if data.retired.contains(&model) {
@@ -72,8 +73,7 @@ fn form_order(
     family: &Family,
     parts: &[Part<'_>],
 ) -> Result<(Map<String, Value>, Order), Vec<Violation>> {
-    let (texts, raws) =
-        given::sort(family.pictures.as_ref(), parts).map_err(|violation| vec![violation])?;
+    let (texts, raws) = given::sort(family.pictures.as_ref(), parts)?;
     let violation = |field: &str, wrong| {
         vec![Violation { path: vec![field.to_owned()], wrong, given: Value::Null }]
     };
@@ -296,47 +296,12 @@ pub(crate) fn wording(violation: &Violation) -> (String, &'static str) {
             ),
             "string_above_max_length",
         ),
-        Wrong::Picture(flaw) => picture_wording(flaw, violation),
+        Wrong::Picture(flaw) => openai_wording(flaw, violation),
         Wrong::Rule(words) if path == "size" => (
             format!("Invalid size '{}': {words}.", given.as_str().unwrap_or_default()),
             "invalid_value",
         ),
         Wrong::Rule(words) => (words.clone(), "invalid_value"),
-    }
-}
-
-/// What is wrong with a picture in OpenAI's words.
-fn picture_wording(flaw: &Flaw, violation: &Violation) -> (String, &'static str) {
-    let at = violation.path.iter().find_map(|part| part.parse::<usize>().ok()).unwrap_or(0) + 1;
-    match flaw {
-        Flaw::Spelling => (
-            "Invalid image data URL: expected a base64-encoded data URL.".to_owned(),
-            "invalid_value",
-        ),
-        Flaw::Download => ("Error while downloading file.".to_owned(), "invalid_image_url"),
-        Flaw::Unreadable => (
-            format!("Invalid image file or mode for image {at}, please check your image file."),
-            "invalid_image_file",
-        ),
-        Flaw::Format(kind) => (
-            format!(
-                "Invalid file 'image': unsupported mimetype ('{kind}'). Supported file formats are 'image/jpeg', 'image/png', and 'image/webp'."
-            ),
-            "unsupported_file_mimetype",
-        ),
-        Flaw::Heavy(most) => (
-            format!("Invalid image: file too large. Expected a file of at most {most} bytes."),
-            "image_too_large",
-        ),
-        Flaw::MaskSize(..) => (
-            "Invalid mask image format - mask size does not match image size".to_owned(),
-            "invalid_mask_image_format",
-        ),
-        Flaw::MaskAlpha => (
-            "Invalid mask image format - mask must have an alpha channel".to_owned(),
-            "invalid_mask_image_format",
-        ),
-        other => (format!("Invalid image: it {}.", other.words()), "invalid_value"),
     }
 }
 

@@ -5,7 +5,7 @@ use providers::media::Size;
 
 use super::{
     draw::{Canvas, Scene, enlarge, letter, paint},
-    given::{Does, Work, decode},
+    picture::{Does, Work, decode},
 };
 
 /// The picture, done with as its task wants.

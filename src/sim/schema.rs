@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::given::Flaw;
+use super::picture::Flaw;
 
 /// Fields by name.
 pub(crate) type Fields = BTreeMap<String, Field>;

@@ -66,8 +66,7 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
         .filter(|family| family.word("endpoint") == endpoint)
         .or_else(|| family_of("sd3.5-large"))
         .ok_or_else(|| Problem::NoModel(model.clone()))?;
-    let (texts, raws) = given::sort(family.pictures.as_ref(), &parts)
-        .map_err(|violation| Problem::Fields(vec![violation]))?;
+    let (texts, raws) = given::sort(family.pictures.as_ref(), &parts).map_err(Problem::Fields)?;
     let object = schema::typed(&family.fields, texts);
     let order = family.order_with(&object, raws).map_err(Problem::Fields)?;
     if x.moderated() == Some("") {
