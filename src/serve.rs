@@ -273,6 +273,7 @@ async fn engine(
                     Some(_) => "simulated".to_owned(),
                     None => provider.api_key.expose().to_owned(),
                 },
+                credential: provider.credential.clone().filter(|_| simulator.is_none()),
                 timeout: provider.timeout,
                 settings: provider.settings.clone(),
                 renames: provider.renames.clone(),

@@ -4,6 +4,7 @@
 //! An unknown key, a duplicate, a dangling name or a bad price is an error that names the file
 //! and the model. The format is described in `docs/adding-a-provider.md`.
 
+mod auth;
 mod input;
 mod price;
 mod read;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use auth::{Auth, AuthKind};
 pub use input::{InputField, InputForm, InputRule, Many, MaskArea, MaskRule};
 pub use price::{Counted, Drawn, PriceLine, Round, WorkedFrom};
 pub use read::CatalogError;
@@ -43,6 +45,9 @@ pub struct Provider {
     pub adapter: String,
     /// Host and version path; `{name}` stands for a setting.
     pub base_url: String,
+    /// What stands in for it: `api_key` where the credential is a key, else `name=value` where a
+    /// setting has that value.
+    pub base_urls: BTreeMap<String, String>,
     /// How it takes its key.
     pub auth: Auth,
     /// Headers sent with every request to it.
@@ -68,17 +73,13 @@ impl Catalog {
     }
 }
 
-/// How a vendor takes its key.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Auth {
-    /// The header, in lower case.
-    pub header: String,
-    /// What stands before the key, with the space where there is one.
-    #[serde(default)]
-    pub prefix: String,
-    /// The environment variables the key usually lives in, the usual one first.
-    pub env: Vec<String>,
+impl Provider {
+    /// The base URL to fill in, for these settings and a key (`by_key`) or another credential.
+    pub fn base_url(&self, settings: &BTreeMap<String, String>, by_key: bool) -> &str {
+        let keyed = self.base_urls.get("api_key").filter(|_| by_key && self.auth.needs_signing());
+        let set = || settings.iter().find_map(|(k, v)| self.base_urls.get(&format!("{k}={v}")));
+        keyed.or_else(set).unwrap_or(&self.base_url)
+    }
 }
 
 /// A retired model name.

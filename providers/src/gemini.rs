@@ -1,6 +1,9 @@
 //! The Gemini `generateContent` dialect: one synchronous JSON call to a chat model that draws.
 //!
 //! Refusals of content come as HTTP 200 without a picture; the delay of a 429 is in its body.
+//! On Vertex AI there is Imagen beside it, with the same errors.
+
+mod imagen;
 
 use std::time::Duration;
 
@@ -34,6 +37,9 @@ impl Adapter for Gemini {
     }
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
+        if imagen::speaks(call) {
+            return Ok(Step::Send { kind: SendKind::Submit, request: imagen::request(call) });
+        }
         let mut fields = body::fields(call);
         // Pictures first: the words speak of what has been seen.
         let parts: Value = call
@@ -52,12 +58,14 @@ impl Adapter for Gemini {
 
     fn advance(
         &self,
-        _call: &Call<'_>,
+        call: &Call<'_>,
         _sent: SendKind,
         _job: Option<&RemoteJob>,
         reply: &Reply,
     ) -> Result<Step, UpstreamError> {
-        if reply.is_success() {
+        if reply.is_success() && imagen::speaks(call) {
+            imagen::output(call, &reply.json()?).map(Step::Done)
+        } else if reply.is_success() {
             output(&reply.json()?).map(Step::Done)
         } else {
             Err(refused(reply))
@@ -159,6 +167,7 @@ fn refused(reply: &Reply) -> UpstreamError {
     let fault = match status {
         _ if [reason, status].contains(&Some(bad_key)) => Fault::Credential,
         _ if reply.status == 400 && words.is_some_and(|w| w.contains(bad_key)) => Fault::Credential,
+        Some("INVALID_ARGUMENT") if words.is_some_and(imagen::blocked) => Fault::Moderated,
         Some("UNAUTHENTICATED" | "PERMISSION_DENIED") => Fault::Credential,
         Some("RESOURCE_EXHAUSTED") => Fault::RateLimited,
         Some("NOT_FOUND") => Fault::UnknownModel,

@@ -16,6 +16,7 @@ pub mod money;
 pub mod recovery;
 pub mod signature;
 
+mod bedrock;
 mod bfl;
 mod byteplus;
 mod dashscope;
@@ -84,6 +85,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &prodia::Prodia,
     &minimax::MiniMax,
     &leonardo::Leonardo,
+    &bedrock::Bedrock,
 ];
 
 /// The adapter of that name.

@@ -6,6 +6,7 @@
 
 mod auth;
 mod check;
+mod credential;
 mod database;
 mod env;
 mod problem;
@@ -36,6 +37,7 @@ use ::providers::{
 };
 
 pub use auth::{AuthConfig, AuthMode, StaticBudget, StaticKey};
+pub use credential::{AwsKeys, Credential, ServiceAccount};
 pub use database::{DatabaseConfig, Durability, RedisConfig};
 pub use env::Lookup;
 pub use problem::{ConfigError, Problem};
@@ -217,8 +219,10 @@ pub struct ProviderSettings {
     pub id: String,
     /// Host and version path, settings filled in, without a trailing slash.
     pub base_url: String,
-    /// The key; empty where the provider takes none.
+    /// The key; empty where the provider takes none, or a credential stands in for it.
     pub api_key: Secret,
+    /// What requests are signed with, in place of a key.
+    pub credential: Option<Credential>,
     /// How long one request to it may take.
     pub timeout: Duration,
     /// Public name of a model to what this account calls it.

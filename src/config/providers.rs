@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ::providers::catalog::{Catalog, Provider};
+use ::providers::catalog::{AuthKind, Catalog, Provider};
 
-use super::{ProviderSettings, Secret, check, read::Reader, section::Section, suggest};
+use super::{
+    Credential, ProviderSettings, Secret, ServiceAccount, check, credential, read::Reader,
+    section::Section, suggest,
+};
 
 /// What a simulated provider is given where an operator gave nothing.
 const SIMULATED: &str = "simulated";
@@ -82,27 +85,45 @@ fn configured(
     let disabled = section.flag("disabled").unwrap_or(false);
     let required = !disabled && simulator != Some(true);
     let given_url = section.parsed("base_url", check::base_url);
-    let api_key = section.secret("api_key").or_else(|| usual_key(reader, provider)).or_else(|| {
-        if required && !section.has("api_key") && !provider.auth.env.is_empty() {
-            let name = &provider.auth.env[0];
-            let fix = format!("write api_key = \"${{{name}}}\" or set the variable {name}");
-            section.problem("api_key", format!("is missing; {fix}"));
-        }
-        None
+    let credential = credential::read(reader, provider, section);
+    let api_key = section.secret("api_key").or_else(|| match credential {
+        Some(_) => None,
+        None => usual_key(reader, provider),
     });
-    let mut settings = BTreeMap::new();
-    for (name, default) in &provider.settings {
-        let value = section.text(name).unwrap_or_else(|| default.clone());
-        let in_url_only = given_url.is_some() && provider.base_url.contains(&format!("{{{name}}}"));
-        if value.is_empty() && required && !in_url_only {
+    // What is written down goes before what lies in the environment; a key is the simpler one.
+    let credential = credential.filter(|_| api_key.is_none());
+    if required && api_key.is_none() && credential.is_none() {
+        demand_key(provider, section);
+    }
+    let settings: BTreeMap<String, String> = provider
+        .settings
+        .iter()
+        .map(|(name, default)| {
+            let mut value = section.text(name).unwrap_or_else(|| default.clone());
+            if let Some(Credential::Google(ServiceAccount { project: Some(project), .. })) =
+                &credential
+                && name == "project"
+                && value.is_empty()
+            {
+                value.clone_from(project);
+            }
+            (name.clone(), value)
+        })
+        .collect();
+    let template = provider.base_url(&settings, api_key.is_some());
+    for (name, value) in &settings {
+        let place = format!("{{{name}}}");
+        let urls = || provider.base_urls.values().chain([&provider.base_url]);
+        let in_url_only = urls().any(|url| url.contains(&place));
+        let unused = in_url_only && (given_url.is_some() || !template.contains(&place));
+        if value.is_empty() && required && !unused {
             section
                 .problem(name, format!("is missing; {} cannot be called without", provider.title));
         }
-        settings.insert(name.clone(), value);
     }
-    let filled = fill(&provider.base_url, &settings);
+    let filled = fill(template, &settings);
     if given_url.is_none()
-        && settings.values().all(|value| !value.is_empty())
+        && settings.iter().all(|(k, v)| !v.is_empty() || !template.contains(&format!("{{{k}}}")))
         && let Err(e) = check::base_url(&filled)
     {
         section.problem("base_url", format!("{filled:?} {e}; check the settings it is made of"));
@@ -111,11 +132,27 @@ fn configured(
         id: provider.id.clone(),
         base_url: given_url.unwrap_or(filled),
         api_key: api_key.unwrap_or_default(),
+        credential,
         timeout: section.seconds("timeout_s", 1..=3600).unwrap_or(TIMEOUT),
         renames: renames(provider, section),
         settings,
     };
     (Some(resolved), disabled)
+}
+
+/// Says what proves to this provider who calls.
+fn demand_key(provider: &Provider, section: &Section<'_>) {
+    if let Some((key, fix)) = credential::missing(provider.auth.kind) {
+        if ["api_key", key].iter().all(|key| !section.has(key)) && !section.has("profile") {
+            section.problem(key, format!("is missing; {fix}"));
+        }
+    } else if provider.auth.kind == AuthKind::Key
+        && !section.has("api_key")
+        && let Some(name) = provider.auth.env.first()
+    {
+        let fix = format!("write api_key = \"${{{name}}}\" or set the variable {name}");
+        section.problem("api_key", format!("is missing; {fix}"));
+    }
 }
 
 /// `deployments`: public name to the account's own name for it.
@@ -150,7 +187,13 @@ fn usual_key(reader: &Reader<'_>, provider: &Provider) -> Option<Secret> {
 fn from_environment(reader: &Reader<'_>, catalog: &Catalog, found: &mut Providers) {
     for (id, provider) in &catalog.providers {
         let Some(api_key) = usual_key(reader, provider) else { continue };
-        if let Some((name, _)) = provider.settings.iter().find(|(_, value)| value.is_empty()) {
+        let template = provider.base_url(&provider.settings, true);
+        let needed = |name: &str| {
+            let place = format!("{{{name}}}");
+            template.contains(&place) || !provider.base_url.contains(&place)
+        };
+        let mut settings = provider.settings.iter();
+        if let Some((name, _)) = settings.find(|(name, v)| v.is_empty() && needed(name)) {
             found.warnings.push(format!(
                 "{id} is left out: it has a key, but providers.{id}.{name} must be set in a file"
             ));
@@ -159,8 +202,9 @@ fn from_environment(reader: &Reader<'_>, catalog: &Catalog, found: &mut Provider
         let settings = provider.settings.clone();
         let resolved = ProviderSettings {
             id: id.clone(),
-            base_url: fill(&provider.base_url, &settings),
+            base_url: fill(provider.base_url(&settings, true), &settings),
             api_key,
+            credential: None,
             timeout: TIMEOUT,
             renames: BTreeMap::new(),
             settings,
@@ -177,6 +221,7 @@ fn simulated(provider: &Provider) -> ProviderSettings {
     ProviderSettings {
         id: provider.id.clone(),
         base_url: fill(&provider.base_url, &settings),
+        credential: None,
         api_key: Secret::new(SIMULATED.to_owned()),
         timeout: TIMEOUT,
         renames: BTreeMap::new(),

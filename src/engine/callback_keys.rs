@@ -108,7 +108,7 @@ fn name(sender: Sender<'_>) -> [u8; 32] {
 async fn fetch(transport: &Transport, sender: Sender<'_>) -> Option<Vec<SignatureKey>> {
     let wanted = sender.scheme.key_request(sender.base_url)?;
     let without_key =
-        Access { key: None, headers: HeaderMap::new(), timeout: sender.access.timeout };
+        Access { key: None, signer: None, headers: HeaderMap::new(), timeout: sender.access.timeout };
     let access = if wanted.public { &without_key } else { sender.access };
     let problem = match transport.send(access, &wanted.request, &Inputs::default()).await {
         Ok((reply, _)) => match sender.scheme.read_keys(&reply) {
@@ -160,7 +160,7 @@ mod tests {
     fn access(key: &str) -> Access {
         let value = HeaderValue::from_str(key).unwrap();
         let key = Some((HeaderName::from_static("authorization"), value));
-        Access { key, headers: HeaderMap::new(), timeout: Duration::from_secs(5) }
+        Access { key, signer: None, headers: HeaderMap::new(), timeout: Duration::from_secs(5) }
     }
 
     fn signed(secret: &str) -> Vec<(String, String)> {

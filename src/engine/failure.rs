@@ -103,6 +103,7 @@ impl Failure {
         let (class, outcome) = match error {
             TransportError::NotSent(_) if submitted => (Class::NotSent, "unreachable"),
             TransportError::NotSent(_) => (Class::ResultLost, "unreachable"),
+            TransportError::Refused(_) => (Class::Operator, Fault::Credential.name()),
             TransportError::MaybeSent(_) if submitted => (Class::Ambiguous, "connection_lost"),
             TransportError::MaybeSent(_) => (Class::ResultLost, "connection_lost"),
             TransportError::Timeout if submitted => (Class::Ambiguous, "timeout"),

@@ -32,6 +32,7 @@ mod repeat;
 pub mod request;
 pub mod risk;
 mod run;
+mod sign;
 pub mod transport;
 mod verdict;
 

@@ -10,6 +10,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use providers::{Part, PartValue, inlined};
 
+use sha2::{Digest as _, Sha256};
+
 use crate::media::blob::Blob;
 
 /// The pictures that bodies name, by their tokens.
@@ -107,6 +109,25 @@ impl Outgoing {
         lengths.sum()
     }
 
+    /// The SHA-256 of it all, read piece by piece.
+    pub(crate) async fn sha256(&self) -> io::Result<[u8; 32]> {
+        let mut hash = Sha256::new();
+        for piece in &self.0 {
+            let mut read = match piece {
+                Piece::Text(text) => {
+                    hash.update(text);
+                    continue;
+                }
+                Piece::Raw(blob) => blob.raw_stream().boxed(),
+                Piece::Base64(blob) => blob.base64_stream().boxed(),
+            };
+            while let Some(bytes) = read.next().await {
+                hash.update(bytes?);
+            }
+        }
+        Ok(hash.finalize().into())
+    }
+
     /// The body, as it is sent.
     pub(crate) fn into_body(self) -> reqwest::Body {
         if let [Piece::Text(text)] = self.0.as_slice() {
@@ -138,8 +159,10 @@ mod tests {
 
     async fn sent(outgoing: Outgoing) -> String {
         let length = outgoing.len();
+        let hash = outgoing.sha256().await.unwrap();
         let body = outgoing.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body.len() as u64, length, "the announced length is the true one");
+        assert_eq!(<[u8; 32]>::from(Sha256::digest(&body)), hash, "and so is the hash");
         String::from_utf8_lossy(&body).into_owned()
     }
 

@@ -14,7 +14,8 @@ use providers::{
 };
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{poll::Spread, transport::Access};
+use super::{poll::Spread, sign::Signer, transport::Access};
+use crate::config::Credential;
 
 /// Status requests to one provider are at least this far apart.
 const POLL_GAP: Duration = Duration::from_millis(20);
@@ -26,8 +27,10 @@ pub struct Enabled {
     pub id: String,
     /// Host and version path, settings filled in.
     pub base_url: String,
-    /// The key.
+    /// The key; of no meaning where there is a credential.
     pub key: String,
+    /// What requests are signed with, in place of a key.
+    pub credential: Option<Credential>,
     /// Longest wait for an answer.
     pub timeout: Duration,
     /// Values of the provider's settings, for paths.
@@ -59,8 +62,8 @@ pub struct Served {
     pub simulated: bool,
     /// Whose key it is called with: the operator's, or a project's own, by its id.
     pub credential: String,
-    /// What stands before the key in its header.
-    pub prefix: String,
+    /// The header of a key, and what stands before it there.
+    pub keyed: (HeaderName, String),
     /// Spreads the provider's status requests.
     pub spread: Arc<Spread>,
 }
@@ -75,14 +78,17 @@ impl Served {
     }
 
     /// The same deployment, called with a project's own key: its project pays the provider, so
-    /// nothing is charged for it here. None for a key that cannot stand in a header.
+    /// nothing is charged for it here. None for a key that cannot stand in a header,
+    /// and where the address is that of the operator's own account.
     pub fn with_key(&self, id: &str, key: &str) -> Option<Self> {
-        let mut value = HeaderValue::try_from(format!("{}{key}", self.prefix)).ok()?;
-        value.set_sensitive(true);
-        let mut access = self.access.clone();
-        if let Some((_, held)) = &mut access.key {
-            *held = value;
+        if self.access.signer.as_ref().is_some_and(|signer| !signer.yields_to_keys()) {
+            return None;
         }
+        let (header, prefix) = &self.keyed;
+        let mut value = HeaderValue::try_from(format!("{prefix}{key}")).ok()?;
+        value.set_sensitive(true);
+        let key = Some((header.clone(), value));
+        let access = Access { key, signer: None, ..self.access.clone() };
         Some(Self { access, credential: id.to_owned(), ..self.clone() })
     }
 
@@ -143,9 +149,9 @@ pub struct Registry {
     unlisted: BTreeMap<String, Arc<Served>>,
 }
 
-/// A provider's key or header that cannot be sent.
+/// A provider's key, credential or header that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the key or a header of provider {0} holds characters HTTP cannot carry")]
+#[error("the key, the credential or a header of provider {0} cannot be used")]
 pub struct BadHeader(String);
 
 impl Registry {
@@ -186,6 +192,17 @@ impl Registry {
             let mut key = HeaderValue::try_from(format!("{}{}", provider.auth.prefix, on.key))
                 .map_err(|_| bad())?;
             key.set_sensitive(true);
+            let signer = match &on.credential {
+                None => None,
+                Some(credential) => {
+                    let auth = &provider.auth;
+                    let region = on.settings.get("region").map_or("", String::as_str);
+                    let signer = Signer::new(credential, &auth.scope, &auth.service, region);
+                    Some(Arc::new(signer.ok_or_else(bad)?))
+                }
+            };
+            // A server that asks for no key gets none.
+            let key = (signer.is_none() && !on.key.is_empty()).then(|| (name.clone(), key));
             let mut headers = HeaderMap::new();
             for (header, value) in &provider.headers {
                 let header = HeaderName::try_from(header.as_str()).map_err(|_| bad())?;
@@ -207,14 +224,15 @@ impl Registry {
                     hosts: provider.hosts.clone(),
                     upstream,
                     access: Access {
-                        key: Some((name.clone(), key.clone())),
+                        key: key.clone(),
+                        signer: signer.clone(),
                         headers: headers.clone(),
                         timeout: on.timeout,
                     },
                     owned: provider.owned.clone(),
                     simulated: on.simulated,
                     credential: OPERATOR.to_owned(),
-                    prefix: provider.auth.prefix.clone(),
+                    keyed: (name.clone(), provider.auth.prefix.clone()),
                     spread: Arc::clone(&spread),
                 })
             };

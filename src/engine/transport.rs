@@ -15,6 +15,7 @@ use reqwest::{
 use super::{
     lift::Lifter,
     outgoing::{Inputs, Outgoing},
+    sign::{SignError, Signer, Unsigned},
 };
 use crate::media::blob::{Blob, BlobWriter, Budget, Encoding};
 
@@ -34,6 +35,9 @@ pub enum TransportError {
     /// It may have been sent and acted on.
     #[error("the connection to the provider broke off")]
     MaybeSent(#[source] Box<dyn StdError + Send + Sync>),
+    /// Those who sign us in do not take our credential: nothing was sent.
+    #[error("{0}")]
+    Refused(SignError),
     /// No answer in time; it may have been acted on.
     #[error("the provider did not answer in time")]
     Timeout,
@@ -51,6 +55,8 @@ pub struct Transport {
 pub struct Access {
     /// The key's header, and its value with the prefix.
     pub key: Option<(HeaderName, HeaderValue)>,
+    /// What signs requests, where there is no key.
+    pub signer: Option<Arc<Signer>>,
     /// Headers of every request.
     pub headers: HeaderMap,
     /// Longest wait for the head of an answer, and between two pieces of its body.
@@ -95,9 +101,14 @@ impl Transport {
         request: &WireRequest,
         inputs: &Inputs,
     ) -> Result<Response, TransportError> {
-        let builder = self.build(access, request, inputs)?;
+        let builder = self.build(access, request, inputs).await?;
         match tokio::time::timeout(access.timeout, builder.send()).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => {
+                if let Some(signer) = access.signer.as_ref().filter(|_| response.status() == 401) {
+                    signer.forget().await;
+                }
+                Ok(response)
+            }
             Ok(Err(error)) if error.is_connect() || error.is_builder() => {
                 Err(TransportError::NotSent(error.into()))
             }
@@ -106,7 +117,7 @@ impl Transport {
         }
     }
 
-    fn build(
+    async fn build(
         &self,
         access: &Access,
         request: &WireRequest,
@@ -144,6 +155,19 @@ impl Transport {
         if let Some(body) = &body {
             // A stream without a length would go out in chunks, which not every provider takes.
             headers.insert(CONTENT_LENGTH, body.len().into());
+        }
+        if let Some(signer) = &access.signer {
+            let unsigned = Unsigned {
+                method: request.method,
+                url: &request.url,
+                headers: &headers,
+                body: body.as_ref(),
+            };
+            let signed = signer.sign(&self.client, unsigned).await.map_err(|error| match error {
+                SignError::Refused(_) => TransportError::Refused(error),
+                SignError::Unreachable(_) | SignError::Unsigned(_) => not_sent(error.into()),
+            })?;
+            headers.extend(signed);
         }
         let builder = self.client.request(method, &request.url).headers(headers);
         Ok(match body {

@@ -37,6 +37,8 @@ mod s3;
 #[cfg(test)]
 mod setup;
 #[cfg(test)]
+mod signed;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod stores;

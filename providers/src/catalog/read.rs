@@ -21,6 +21,8 @@ struct ProviderFile {
     docs: String,
     adapter: String,
     base_url: String,
+    #[serde(default)]
+    base_urls: BTreeMap<String, String>,
     auth: Auth,
     #[serde(default)]
     headers: BTreeMap<String, String>,
@@ -192,9 +194,10 @@ fn provider(id: &str, file: ProviderFile, pixels: &PixelTables) -> Result<Provid
     if adapter(&file.adapter).is_none() {
         return Err(format!("there is no adapter named {:?}", file.adapter));
     }
-    if file.base_url.ends_with('/') {
+    if file.base_urls.values().chain([&file.base_url]).any(|url| url.ends_with('/')) {
         return Err("base_url ends with a slash".to_owned());
     }
+    file.auth.check(&file.settings, &file.base_urls)?;
     let mut sizes = file.size;
     for (name, rule) in &mut sizes {
         look_up_pixels(rule, pixels).map_err(|e| format!("size {name:?}: {e}"))?;
@@ -273,6 +276,7 @@ fn provider(id: &str, file: ProviderFile, pixels: &PixelTables) -> Result<Provid
         docs: file.docs,
         adapter: file.adapter,
         base_url: file.base_url,
+        base_urls: file.base_urls,
         auth: file.auth,
         headers: file.headers,
         hosts: file.hosts,
