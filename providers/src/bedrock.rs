@@ -41,7 +41,11 @@ impl Adapter for Bedrock {
         _job: Option<&RemoteJob>,
         reply: &Reply,
     ) -> Result<Step, UpstreamError> {
-        if reply.is_success() { output(&reply.json()?).map(Step::Done) } else { Err(refused(reply)) }
+        if reply.is_success() {
+            output(&reply.json()?).map(Step::Done)
+        } else {
+            Err(refused(reply))
+        }
     }
 }
 
@@ -118,8 +122,11 @@ fn refused(reply: &Reply) -> UpstreamError {
         Some("ValidationException") if says("model identifier") => Fault::UnknownModel,
         Some("ValidationException") => Fault::Invalid,
         Some(
-            "IncompleteSignatureException" | "InvalidSignatureException" | "ExpiredTokenException"
-            | "UnrecognizedClientException" | "AccessDeniedException",
+            "IncompleteSignatureException"
+            | "InvalidSignatureException"
+            | "ExpiredTokenException"
+            | "UnrecognizedClientException"
+            | "AccessDeniedException",
         ) => Fault::Credential,
         Some("ServiceQuotaExceededException" | "ThrottlingException") => Fault::RateLimited,
         Some("ModelNotReadyException") => Fault::Unavailable,

@@ -16,6 +16,7 @@ pub mod money;
 pub mod recovery;
 pub mod signature;
 
+mod automatic1111;
 mod bedrock;
 mod bfl;
 mod byteplus;
@@ -86,6 +87,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &minimax::MiniMax,
     &leonardo::Leonardo,
     &bedrock::Bedrock,
+    &automatic1111::Automatic1111,
 ];
 
 /// The adapter of that name.

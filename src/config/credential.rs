@@ -89,9 +89,9 @@ fn googles() -> String {
 
 fn service_account(reader: &Reader<'_>, section: &Section<'_>) -> Option<ServiceAccount> {
     let token_url = section.parsed("token_url", token_url);
-    let path = section
-        .text("credentials_file")
-        .or_else(|| (!section.has("api_key")).then(|| set(reader, "GOOGLE_APPLICATION_CREDENTIALS"))?)?;
+    let path = section.text("credentials_file").or_else(|| {
+        (!section.has("api_key")).then(|| set(reader, "GOOGLE_APPLICATION_CREDENTIALS"))?
+    })?;
     let wrong = |message: &dyn Display| {
         section.problem("credentials_file", format!("{path:?} {message}"));
         None::<ServiceAccount>
@@ -180,7 +180,10 @@ fn from_profile(reader: &Reader<'_>, section: &Section<'_>, name: &str) -> Optio
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(set(reader, "HOME")?).join(".aws/credentials")));
     let Some(path) = path else {
-        section.problem("profile", "cannot be looked up: neither HOME nor AWS_SHARED_CREDENTIALS_FILE is set");
+        section.problem(
+            "profile",
+            "cannot be looked up: neither HOME nor AWS_SHARED_CREDENTIALS_FILE is set",
+        );
         return None;
     };
     let text = match fs::read_to_string(&path) {
@@ -208,7 +211,9 @@ fn from_profile(reader: &Reader<'_>, section: &Section<'_>, name: &str) -> Optio
 /// A value of a section of an INI file.
 fn profile_value(text: &str, profile: &str, key: &str) -> Option<String> {
     let head = |line: &&str| line.trim().strip_prefix('[').is_some();
-    let name = |line: &str| line.trim().strip_prefix('[')?.split(']').next().map(str::trim).map(str::to_owned);
+    let name = |line: &str| {
+        line.trim().strip_prefix('[')?.split(']').next().map(str::trim).map(str::to_owned)
+    };
     let inside = text.lines().skip_while(|line| name(line).as_deref() != Some(profile)).skip(1);
     inside
         .take_while(|line| !head(line))
@@ -224,7 +229,91 @@ fn set(reader: &Reader<'_>, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::{Config, ConfigError, File};
+
+    /// Made for tests; no account has its key.
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/service-account.json");
+
+    fn parse(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let file = File { path: Path::new("mediagate.toml"), text };
+        let value = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        Config::parse(Some(file), &value)
+    }
+
+    #[test]
+    fn a_service_account_names_its_project_and_a_key_needs_none() {
+        let global = "https://aiplatform.googleapis.com/v1/projects/example/locations/global";
+        let of = |more: &str, env: &[(&str, &str)]| {
+            let config = parse(&format!("[providers.vertex]\n{more}"), env).unwrap();
+            let vertex = config.providers["vertex"].clone();
+            (vertex.base_url, vertex.credential.is_some())
+        };
+        let file = format!("credentials_file = {FILE:?}\n");
+        assert_eq!(of(&file, &[]), (global.to_owned(), true));
+        let variable = [("GOOGLE_APPLICATION_CREDENTIALS", FILE)];
+        assert_eq!(of("", &variable), (global.to_owned(), true));
+        let there = of(&format!("{file}location = \"europe-west4\"\nproject = \"mine\""), &[]);
+        let region = "https://europe-west4-aiplatform.googleapis.com/v1/projects/mine/locations/europe-west4";
+        assert_eq!(there, (region.to_owned(), true));
+        let express = "https://aiplatform.googleapis.com/v1".to_owned();
+        assert_eq!(of("api_key = \"k\"", &variable), (express, false));
+        let config = parse(&format!("[providers.vertex]\n{file}"), &[]).unwrap();
+        assert!(!format!("{config:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn aws_keys_are_read_from_the_section_the_environment_and_a_profile() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("credentials");
+        fs::write(&file, "[ci]\naws_access_key_id=P\naws_secret_access_key=hidden\n").unwrap();
+        let file = file.display().to_string();
+        let env = [
+            ("AWS_ACCESS_KEY_ID", "E"),
+            ("AWS_SECRET_ACCESS_KEY", "hidden"),
+            ("AWS_SHARED_CREDENTIALS_FILE", file.as_str()),
+        ];
+        for (more, want) in [
+            ("access_key = \"S\"\nsecret_key = \"hidden\"", Some("S")),
+            ("profile = \"ci\"", Some("P")),
+            ("", Some("E")),
+            ("api_key = \"k\"", None),
+        ] {
+            let config = parse(&format!("[providers.bedrock]\n{more}"), &env).unwrap();
+            let bedrock = &config.providers["bedrock"];
+            let found = match &bedrock.credential {
+                Some(Credential::Aws(keys)) => Some(keys.access_key.as_str()),
+                _ => None,
+            };
+            assert_eq!(found, want, "{more}");
+            assert!(!format!("{config:?}").contains("hidden"));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_credential_is_told_without_it() {
+        for (text, wanted) in [
+            ("[providers.vertex]", "providers.vertex.credentials_file: is missing"),
+            ("[providers.vertex]\ncredentials_file = \"/none\"", "cannot be read"),
+            ("[providers.vertex]\ncredentials_file = \"Cargo.toml\"", "is no key file"),
+            ("[providers.vertex]\napi_key = \"k\"\ncredential_file = \"x\"", "credentials_file"),
+            (
+                "[providers.vertex]\napi_key = \"k\"\ntoken_url = \"http://a.example\"",
+                "only for this very machine",
+            ),
+            ("[providers.bedrock]", "providers.bedrock.access_key: is missing"),
+            ("[providers.bedrock]\naccess_key = \"A\"", "secret_key: is missing beside"),
+            ("[providers.bedrock]\nsecret_key = \"hidden\"", "access_key: is missing beside"),
+            ("[providers.bedrock]\nprofile = \"p\"", "neither HOME nor"),
+            ("[providers.bedrock]\napi_key = \"k\"\nacces_key = \"x\"", "access_key"),
+        ] {
+            let lines: Vec<String> = parse(text, &[]).unwrap_err().lines().collect();
+            assert!(lines.iter().any(|line| line.contains(wanted)), "{text}\n{lines:?}");
+            assert!(!lines.concat().contains("hidden"));
+        }
+    }
 
     #[test]
     fn profiles_are_read_as_the_tools_write_them() {

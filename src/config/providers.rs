@@ -143,7 +143,7 @@ fn configured(
 /// Says what proves to this provider who calls.
 fn demand_key(provider: &Provider, section: &Section<'_>) {
     if let Some((key, fix)) = credential::missing(provider.auth.kind) {
-        if ["api_key", key].iter().all(|key| !section.has(key)) && !section.has("profile") {
+        if ["api_key", "profile", "secret_key", key].iter().all(|key| !section.has(key)) {
             section.problem(key, format!("is missing; {fix}"));
         }
     } else if provider.auth.kind == AuthKind::Key

@@ -217,11 +217,6 @@ fn catalog(section: &Section<'_>, built_in: &[(&str, &str)]) -> (Catalog, bool) 
         section.problem("dir", e);
         Catalog::parse(built_in.iter().copied()).unwrap_or_default()
     });
-    for row in catalog.deployments() {
-        if row.price.iter().all(|line| line.usd == Money::ZERO) {
-            section.problem("dir", format!("the price of {} is zero", row.slug()));
-        }
-    }
     (catalog, allow_unknown)
 }
 

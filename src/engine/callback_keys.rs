@@ -107,8 +107,12 @@ fn name(sender: Sender<'_>) -> [u8; 32] {
 
 async fn fetch(transport: &Transport, sender: Sender<'_>) -> Option<Vec<SignatureKey>> {
     let wanted = sender.scheme.key_request(sender.base_url)?;
-    let without_key =
-        Access { key: None, signer: None, headers: HeaderMap::new(), timeout: sender.access.timeout };
+    let without_key = Access {
+        key: None,
+        signer: None,
+        headers: HeaderMap::new(),
+        timeout: sender.access.timeout,
+    };
     let access = if wanted.public { &without_key } else { sender.access };
     let problem = match transport.send(access, &wanted.request, &Inputs::default()).await {
         Ok((reply, _)) => match sender.scheme.read_keys(&reply) {

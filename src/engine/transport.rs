@@ -163,10 +163,11 @@ impl Transport {
                 headers: &headers,
                 body: body.as_ref(),
             };
-            let signed = signer.sign(&self.client, unsigned).await.map_err(|error| match error {
-                SignError::Refused(_) => TransportError::Refused(error),
-                SignError::Unreachable(_) | SignError::Unsigned(_) => not_sent(error.into()),
-            })?;
+            let signed =
+                signer.sign(&self.client, unsigned).await.map_err(|error| match error {
+                    SignError::Refused(_) => TransportError::Refused(error),
+                    SignError::Unreachable(_) | SignError::Unsigned(_) => not_sent(error.into()),
+                })?;
             headers.extend(signed);
         }
         let builder = self.client.request(method, &request.url).headers(headers);

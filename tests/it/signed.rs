@@ -15,17 +15,14 @@ use crate::support::{
 const VERTEX: &str = "/vertex/publishers/google/models/gemini-2.5-flash-image:generateContent";
 const BEDROCK: &str = "/bedrock/model/us.stability.stable-image-search-replace-v1%3A0/invoke";
 
-/// Made for tests; no account has it.
-const KEY: &str = include_str!("../data/service-account.pem");
+/// Made for tests; no account has its key.
+const FILE: &str = include_str!("../data/service-account.json");
 
 /// A service account's key file whose tokens are given out by the stand-in.
 fn key_file(directory: &Path, upstream: &Upstream) -> String {
     let path = directory.join("account.json");
-    let account = json!({
-        "type": "service_account", "project_id": "example", "private_key_id": "k1",
-        "private_key": KEY, "client_email": "drawer@example.iam.gserviceaccount.com",
-        "token_uri": upstream.url("/token"),
-    });
+    let mut account: Value = serde_json::from_str(FILE).unwrap();
+    account["token_uri"] = upstream.url("/token").into();
     std::fs::write(&path, account.to_string()).unwrap();
     path.display().to_string()
 }
@@ -48,7 +45,10 @@ fn token(upstream: &Upstream) {
 
 fn drawn(picture: &Bytes) -> Reply {
     let part = json!({"inlineData": {"mimeType": "image/png", "data": STANDARD.encode(picture)}});
-    Reply::json(200, &json!({"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}]}))
+    Reply::json(
+        200,
+        &json!({"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}]}),
+    )
 }
 
 fn said(seen: &Seen) -> String {
@@ -101,7 +101,8 @@ async fn a_service_account_that_is_refused_costs_nothing_and_tells_no_secret() {
 async fn every_request_is_signed_with_the_hash_of_what_is_sent() {
     let upstream = Upstream::start().await;
     let picture = pictures::png(512, 512);
-    let reply = json!({"images": [STANDARD.encode(&picture)], "seeds": [1], "finish_reasons": [null]});
+    let reply =
+        json!({"images": [STANDARD.encode(&picture)], "seeds": [1], "finish_reasons": [null]});
     upstream.on("POST", BEDROCK, Reply::json(200, &reply));
     let base = upstream.url("/bedrock");
     let more = format!(

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::items;
 use crate::{
-    Call, Fault, Output, Picture, Source, UpstreamError, WireRequest, body, catalog::InputForm,
+    Call, Fault, Output, Picture, Source, UpstreamError, WireRequest, body,
+    catalog::InputForm,
     reply::{revised, text},
 };
 

@@ -17,8 +17,8 @@ use tokio::{
 use super::*;
 use crate::{config::Secret, media::fetch::install_tls};
 
-/// Made for tests; no account has it.
-const KEY: &str = include_str!("../../../../tests/data/service-account.pem");
+/// Made for tests; no account has its key.
+const FILE: &str = include_str!("../../../../tests/data/service-account.json");
 
 /// Gives out what it is told to, with a number in each token; counts what it is asked for.
 async fn endpoint(status: u16, answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -30,7 +30,8 @@ async fn endpoint(status: u16, answer: &'static str) -> (SocketAddr, Arc<AtomicU
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut request = Vec::new();
             // The assertion is the last of it, and long.
-            while !String::from_utf8_lossy(&request).contains("&assertion=") || request.len() < 800 {
+            while !String::from_utf8_lossy(&request).contains("&assertion=") || request.len() < 800
+            {
                 if socket.read_buf(&mut request).await.unwrap() == 0 {
                     break;
                 }
@@ -46,7 +47,9 @@ async fn endpoint(status: u16, answer: &'static str) -> (SocketAddr, Arc<AtomicU
 }
 
 fn account(at: SocketAddr) -> Account {
-    let key = PrivatePkcs8KeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
+    let file: Value = serde_json::from_str(FILE).unwrap();
+    let pem = file["private_key"].as_str().unwrap();
+    let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).unwrap();
     let described = ServiceAccount {
         email: "drawer@example.iam.gserviceaccount.com".to_owned(),
         key_id: "k1".to_owned(),
