@@ -1,4 +1,4 @@
-//! Embeds `catalog/*.toml` into the crate, so that one binary is enough. Nothing else.
+//! Embeds `catalog/*.toml` and the workflows beside them into the crate, so that one binary is enough. Nothing else.
 
 use std::{env, error::Error, fmt::Write as _, fs, path::Path};
 
@@ -9,7 +9,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut names: Vec<String> = fs::read_dir(&dir)?
         .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()))
         .collect::<Result<_, _>>()?;
-    names.retain(|name| Path::new(name).extension().is_some_and(|ending| ending == "toml"));
+    let known = |ending: &std::ffi::OsStr| ending == "toml" || ending == "json";
+    names.retain(|name| Path::new(name).extension().is_some_and(known));
     names.sort();
     let mut code = String::from("&[");
     for name in &names {

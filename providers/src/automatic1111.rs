@@ -84,7 +84,8 @@ fn output(call: &Call<'_>, answer: &Map<String, Value>) -> Result<Output, Upstre
         .filter(|data| !data.is_empty())
         .enumerate()
         .map(|(index, data)| {
-            let seed = info["all_seeds"].get(first + index).or_else(|| info["all_seeds"].get(index));
+            let seed =
+                info["all_seeds"].get(first + index).or_else(|| info["all_seeds"].get(index));
             Picture { seed: seed.and_then(Value::as_u64), ..Picture::new(Source::inline(data)) }
         })
         .collect();

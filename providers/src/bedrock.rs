@@ -3,7 +3,7 @@
 //! Amazon's own models name their task in the body and say in a success what they withheld;
 //! Stability's answer with lists of one, and give the reason where there is no picture.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
     Adapter, Call, Fault, Output, Picture, RemoteJob, Reply, SendKind, Source, Step, UpstreamError,
@@ -16,9 +16,6 @@ use crate::{
 /// `POST {base}/model/{upstream}/invoke`.
 pub(crate) struct Bedrock;
 
-/// One more than the largest seed of Amazon's models.
-const SEEDS: u64 = 2_147_483_647;
-
 impl Adapter for Bedrock {
     fn name(&self) -> &'static str {
         "bedrock"
@@ -26,8 +23,12 @@ impl Adapter for Bedrock {
 
     fn begin(&self, call: &Call<'_>) -> Result<Step, UpstreamError> {
         let mut fields = body::fields(call);
-        if is_amazons(call) && call.deployment.task != Task::ImageRemoveBackground {
-            seed(call, &mut fields);
+        let draws = call.deployment.task != Task::ImageRemoveBackground;
+        // Without a seed Amazon's models always take the same one, and draw the same picture.
+        if let (true, None, Some(seed)) =
+            (draws && is_amazons(call), call.image.seed, body::chance(call))
+        {
+            body::put(&mut fields, "imageGenerationConfig.seed", seed.into());
         }
         let url = format!("{}/model/{}/invoke", call.base_url, escape(call.upstream));
         let request = WireRequest::post_json(url, &Value::Object(fields));
@@ -52,18 +53,6 @@ impl Adapter for Bedrock {
 /// Whether the task stands in the body.
 fn is_amazons(call: &Call<'_>) -> bool {
     call.deployment.wire.set.contains_key("taskType")
-}
-
-/// Without a seed these models always take the same one, and draw the same picture. Our name of
-/// the submit is as good as chance.
-fn seed(call: &Call<'_>, fields: &mut Map<String, Value>) {
-    if let (None, Some(name)) = (call.image.seed, call.client_ref) {
-        // FNV-1a.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        body::put(fields, "imageGenerationConfig.seed", (hash % SEEDS).into());
-    }
 }
 
 fn items(value: &Value) -> &[Value] {

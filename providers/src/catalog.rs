@@ -186,6 +186,8 @@ pub struct Deployment {
     pub prompt_max: Option<u32>,
     /// How its fields are called.
     pub wire: Wire,
+    /// A body with placeholders, where the operator decides what is sent.
+    pub workflow: Option<serde_json::Value>,
     /// What it costs.
     pub price: Vec<PriceLine>,
     /// What a call is expected to cost where tokens are billed and known only afterwards.

@@ -81,7 +81,7 @@ impl Adapter for Fal {
             (SendKind::Submit, _) => accepted(call, reply),
             (SendKind::Poll | SendKind::Listen, Some(job)) => status(sent, job, reply),
             (SendKind::Result, Some(job)) => result(call, job, reply),
-            (_, None) => Err(UpstreamError::new(Fault::JobLost, "no job is known for this reply")),
+            _ => Err(UpstreamError::new(Fault::JobLost, "no job is known for this reply")),
         }
     }
 

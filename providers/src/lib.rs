@@ -20,6 +20,7 @@ mod automatic1111;
 mod bedrock;
 mod bfl;
 mod byteplus;
+mod comfyui;
 mod dashscope;
 mod deepinfra;
 mod fal;
@@ -88,6 +89,7 @@ pub const ADAPTERS: &[&dyn Adapter] = &[
     &leonardo::Leonardo,
     &bedrock::Bedrock,
     &automatic1111::Automatic1111,
+    &comfyui::ComfyUi,
 ];
 
 /// The adapter of that name.
@@ -306,6 +308,8 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SendKind {
+    /// Takes a picture to the vendor ahead of the submit. Free, may be repeated.
+    Upload,
     /// The one that is paid.
     Submit,
     /// Asks for a job's state. Free, may be repeated.

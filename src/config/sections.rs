@@ -225,9 +225,13 @@ fn overlay(dir: &Path) -> Result<Vec<(String, String)>, String> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(cannot)? {
         let path = entry.map_err(cannot)?.path();
-        if path.extension().is_some_and(|end| end == "toml")
-            && let Some(name) = path.file_stem()
-        {
+        // A workflow is named whole, a catalogue file after its provider.
+        let name = match path.extension().and_then(|end| end.to_str()) {
+            Some("toml") => path.file_stem(),
+            Some("json") => path.file_name(),
+            _ => None,
+        };
+        if let Some(name) = name {
             let text = fs::read_to_string(&path)
                 .map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
             files.push((name.to_string_lossy().into_owned(), text));

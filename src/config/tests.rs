@@ -501,7 +501,10 @@ fn a_directory_adds_to_the_catalogue() {
 
     // A server of one's own costs nothing, where that is said.
     fs::write(&file, ACME.replace("\"0.04\"", "\"0\"")).unwrap();
-    assert_eq!(parse(&text).unwrap().catalog.providers["corner"].models[0].price[0].usd, Money::ZERO);
+    assert_eq!(
+        parse(&text).unwrap().catalog.providers["corner"].models[0].price[0].usd,
+        Money::ZERO
+    );
 
     fs::write(&file, ACME.replace("\"0.04\"", "\"4 cents\"")).unwrap();
     let problems = parse(&text).unwrap_err().to_string();

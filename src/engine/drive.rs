@@ -195,6 +195,7 @@ impl<'a> Drive<'a> {
                     }
                     next
                 }
+                Step::Send { kind: SendKind::Upload, request } => self.upload(&request).await?,
                 Step::Send { kind, request } => self.free(kind, request).await?,
                 Step::Wait { job, poll, listen } => self.wait(job, poll, listen).await?,
                 Step::Done(output) => {
@@ -295,6 +296,16 @@ impl<'a> Drive<'a> {
             Err(None) => return Err(Failure { owed: true, ..Failure::deadline() }),
         };
         self.advance(SendKind::Submit, &reply).map_err(|e| Failure::upstream(e, SendKind::Submit))
+    }
+
+    /// Takes a picture there ahead of the submit. Whatever breaks, nothing was asked for.
+    async fn upload(&mut self, request: &WireRequest) -> Result<Step, Failure> {
+        let kind = SendKind::Upload;
+        match self.exchange(request).await {
+            Ok(reply) => self.advance(kind, &reply).map_err(|e| Failure::upstream(e, kind)),
+            Err(Some(error)) => Err(Failure::transport(&error, kind)),
+            Err(None) => Err(Failure::deadline()),
+        }
     }
 
     /// Sends a request that costs nothing, again and again while it breaks.

@@ -83,6 +83,7 @@ impl Failure {
             Fault::Invalid => Class::Rejected,
             Fault::Unsupported => Class::Unsupported,
             Fault::Moderated => Class::Moderated,
+            Fault::Server | Fault::Malformed if sent == SendKind::Upload => Class::Unavailable,
             Fault::Server | Fault::Malformed if submitted => Class::Ambiguous,
             Fault::Server | Fault::Malformed => Class::ResultLost,
             Fault::JobFailed | Fault::JobLost | Fault::Empty => Class::Failed,
@@ -100,7 +101,11 @@ impl Failure {
     /// What a broken connection means after a request of this kind.
     pub(crate) fn transport(error: &TransportError, sent: SendKind) -> Self {
         let submitted = sent == SendKind::Submit;
+        let uploaded = sent == SendKind::Upload;
         let (class, outcome) = match error {
+            TransportError::Timeout if uploaded => (Class::NotSent, "timeout"),
+            TransportError::MaybeSent(_) if uploaded => (Class::NotSent, "connection_lost"),
+            TransportError::NotSent(_) if uploaded => (Class::NotSent, "unreachable"),
             TransportError::NotSent(_) if submitted => (Class::NotSent, "unreachable"),
             TransportError::NotSent(_) => (Class::ResultLost, "unreachable"),
             TransportError::Refused(_) => (Class::Operator, Fault::Credential.name()),

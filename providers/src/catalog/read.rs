@@ -63,6 +63,7 @@ struct Row {
     formats: Vec<Format>,
     prompt_max: Option<u32>,
     wire: String,
+    workflow: Option<String>,
     price: Vec<PriceLine>,
     #[serde(default)]
     estimate: Vec<PriceLine>,
@@ -118,11 +119,14 @@ impl Catalog {
         Self::parse(EMBEDDED.iter().copied())
     }
 
-    /// Reads files given as (name without ending, text). A later file of the same name replaces
+    /// Reads files given as (name without ending, text), and workflows with their ending. A later file of the same name replaces
     /// the rows with the same id and task of an earlier one and adds the rest; its other settings win.
     pub fn parse<'a>(
         files: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, CatalogError> {
+        let (workflows, files): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|(name, _)| name.ends_with(".json"));
+        let workflows = workflows.into_iter().collect();
         let mut pixels = PixelTables::new();
         let mut catalog = Self::default();
         for (name, text) in files {
@@ -133,7 +137,7 @@ impl Catalog {
                 continue;
             }
             let file: ProviderFile = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
-            let provider = provider(name, file, &pixels).map_err(wrong)?;
+            let provider = provider(name, file, &pixels, &workflows).map_err(wrong)?;
             match catalog.providers.get_mut(name) {
                 None => {
                     catalog.providers.insert(name.to_owned(), provider);
@@ -190,7 +194,12 @@ fn overlay(known: &mut Provider, newer: Provider) {
     *known = Provider { models, ..newer };
 }
 
-fn provider(id: &str, file: ProviderFile, pixels: &PixelTables) -> Result<Provider, String> {
+fn provider(
+    id: &str,
+    file: ProviderFile,
+    pixels: &PixelTables,
+    workflows: &BTreeMap<&str, &str>,
+) -> Result<Provider, String> {
     if adapter(&file.adapter).is_none() {
         return Err(format!("there is no adapter named {:?}", file.adapter));
     }
@@ -224,6 +233,7 @@ fn provider(id: &str, file: ProviderFile, pixels: &PixelTables) -> Result<Provid
         };
         check_row(&row, &wire, &size).map_err(at)?;
         check_inputs(&row, inputs.as_ref(), &wire, &size).map_err(at)?;
+        let workflow = row.workflow.as_deref().map(|name| workflow(name, workflows));
         let tasks = row.task.all();
         if models.iter().any(|m| m.model == row.id && tasks.contains(&m.task)) {
             return Err(at("this id is there twice".to_owned()));
@@ -243,6 +253,7 @@ fn provider(id: &str, file: ProviderFile, pixels: &PixelTables) -> Result<Provid
             formats: row.formats,
             prompt_max: row.prompt_max,
             wire,
+            workflow: workflow.transpose().map_err(at)?,
             price: row.price,
             estimate: row.estimate,
             source: row.source,
@@ -286,6 +297,16 @@ fn provider(id: &str, file: ProviderFile, pixels: &PixelTables) -> Result<Provid
         unlisted,
         retired: file.retired,
     })
+}
+
+/// A workflow lies beside the catalogue files, under its own name.
+fn workflow(name: &str, known: &BTreeMap<&str, &str>) -> Result<serde_json::Value, String> {
+    let text = known.get(name).ok_or_else(|| format!("there is no workflow {name:?}"))?;
+    match serde_json::from_str(text) {
+        Ok(value @ serde_json::Value::Object(_)) => Ok(value),
+        Ok(_) => Err(format!("workflow {name:?}: no object; save it in the API format")),
+        Err(e) => Err(format!("workflow {name:?}: {e}")),
+    }
 }
 
 fn check_row(row: &Row, wire: &Wire, size: &SizeRule) -> Result<(), String> {
