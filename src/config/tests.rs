@@ -531,7 +531,7 @@ fn the_example_provider_needs_no_code() {
 /// What the documentation shows must load.
 #[test]
 fn the_documented_files_are_good() {
-    for page in ["README.md", "docs/configuration.md"] {
+    for page in ["README.md", "docs/configuration.md", "docs/self-hosted.md"] {
         let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
         let blocks: Vec<&str> = text.split("```toml\n").skip(1).collect();
         let mut tried = 0;
