@@ -194,18 +194,17 @@ fn from_profile(reader: &Reader<'_>, section: &Section<'_>, name: &str) -> Optio
         }
     };
     let value = |key: &str| profile_value(&text, name, key);
-    match (value("aws_access_key_id"), value("aws_secret_access_key")) {
-        (Some(access_key), Some(secret_key)) => Some(AwsKeys {
-            access_key,
-            secret_key: Secret::new(secret_key),
-            session_token: value("aws_session_token").map(Secret::new),
-        }),
-        _ => {
-            let fix = "has no profile of that name with keys";
-            section.problem("profile", format!("{name:?}: {} {fix}", path.display()));
-            None
-        }
-    }
+    let keys = value("aws_access_key_id").zip(value("aws_secret_access_key"));
+    let Some((access_key, secret_key)) = keys else {
+        let fix = "has no profile of that name with keys";
+        section.problem("profile", format!("{name:?}: {} {fix}", path.display()));
+        return None;
+    };
+    Some(AwsKeys {
+        access_key,
+        secret_key: Secret::new(secret_key),
+        session_token: value("aws_session_token").map(Secret::new),
+    })
 }
 
 /// A value of a section of an INI file.

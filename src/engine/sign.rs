@@ -23,7 +23,7 @@ pub struct Signer(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Google(google::Account),
+    Google(Box<google::Account>),
     Aws(aws::Keys),
 }
 
@@ -61,7 +61,9 @@ impl Signer {
     /// `None` for a private key that cannot be used.
     pub fn new(credential: &Credential, scope: &str, service: &str, region: &str) -> Option<Self> {
         Some(Self(match credential {
-            Credential::Google(account) => Kind::Google(google::Account::new(account, scope)?),
+            Credential::Google(account) => {
+                Kind::Google(google::Account::new(account, scope)?.into())
+            }
             Credential::Aws(keys) => Kind::Aws(aws::Keys::new(keys, service, region)),
         }))
     }

@@ -109,7 +109,7 @@ mod tests {
             secret_key: Secret::new("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_owned()),
             session_token: None,
         };
-        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_440_938_160);
+        let at = SystemTime::UNIX_EPOCH + Duration::from_mins(24_015_636);
         for (kind, body, signature) in VECTORS {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -72,7 +72,7 @@ async fn shown(account: &Account, client: &Client) -> String {
 
 #[tokio::test]
 async fn a_token_is_kept_and_renewed_before_it_ends() {
-    let (at, asked) = endpoint(200, r##"{"access_token":"t#","expires_in":3600}"##).await;
+    let (at, asked) = endpoint(200, r#"{"access_token":"t#","expires_in":3600}"#).await;
     let (account, client) = (account(at), client());
     // All who come together wait for one.
     let all = futures_util::future::join_all((0..8).map(|_| shown(&account, &client))).await;
@@ -82,7 +82,7 @@ async fn a_token_is_kept_and_renewed_before_it_ends() {
     assert_eq!(shown(&account, &client).await, "Bearer t1");
 
     // One that ends within five minutes is renewed at once.
-    let (at, asked) = endpoint(200, r##"{"access_token":"t#","expires_in":300}"##).await;
+    let (at, asked) = endpoint(200, r#"{"access_token":"t#","expires_in":300}"#).await;
     let account = self::account(at);
     for want in ["Bearer t0", "Bearer t1"] {
         assert_eq!(shown(&account, &client).await, want);
