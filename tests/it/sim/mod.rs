@@ -1,6 +1,7 @@
 //! The simulator over a real socket: raw conversations with each vendor, its refusals, its
 //! faults, and the fixtures that the adapters must satisfy too.
 
+mod edits;
 mod faults;
 mod fixtures;
 mod hooks;
