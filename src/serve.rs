@@ -24,6 +24,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use parking_lot::Mutex;
 use providers::money::Money;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -292,10 +293,7 @@ async fn engine(
         .map_err(failed("a provider cannot be spoken to"))?;
     let transport = Transport::new(Budget::new(BLOB_BUDGET))
         .map_err(failed("the HTTP client cannot be set up"))?;
-    let mut allow: Vec<HostPort> = Vec::new();
-    for pair in &config.fetch.allow {
-        allow.push(pair.parse().map_err(failed(format!("fetch.allow: {pair:?}")))?);
-    }
+    let mut allow = hosts("fetch.allow", &config.fetch.allow)?;
     if let Some(at) = simulator {
         allow.push(at.to_string().parse().map_err(failed("the simulator's address"))?);
     }
@@ -304,7 +302,12 @@ async fn engine(
         own_listeners: [Some(address), config.server.admin_listen].into_iter().flatten().collect(),
         ..FetchRules::default()
     };
+    let callers = FetchRules {
+        allow: hosts("fetch.allow_callers", &config.fetch.allow_callers)?,
+        ..rules.clone()
+    };
     let fetcher = Fetcher::new(rules).map_err(failed("the fetcher cannot be set up"))?;
+    let callers_fetcher = Fetcher::new(callers).map_err(failed("the fetcher cannot be set up"))?;
     let pool = Pool::new(pool::Settings::default())
         .map_err(failed("the threads for pixel work cannot be started"))?;
     let store = store(config, address).await?;
@@ -332,6 +335,7 @@ async fn engine(
         registry,
         transport,
         fetcher,
+        callers_fetcher,
         pool,
         store,
         metrics: Metrics::default(),
@@ -342,12 +346,18 @@ async fn engine(
             Callbacks::new(config.server.public_url(address), key)
         }),
         lease: Lease::new(database.desk.db().is_shared()),
+        unanswered: Mutex::default(),
         risk: DayRisk::new(config.jobs.ambiguous_day_cap, database.at_risk_today),
         directory,
         desk: database.desk,
         sealer: database.sealer,
         tasks: TaskTracker::new(),
     })
+}
+
+fn hosts(key: &str, pairs: &[String]) -> Result<Vec<HostPort>, StartError> {
+    let parsed = pairs.iter().map(|pair| pair.parse().map_err(failed(format!("{key}: {pair:?}"))));
+    parsed.collect()
 }
 
 /// The database as found, and what opens what is sealed in it.

@@ -21,11 +21,7 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Resul
         let message = format!("the body is larger than {limit} bytes");
         Error::new(Code::RequestTooLarge, message)
     };
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limit as u64) {
+    if announced(headers).is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
     let mut body = body;
@@ -46,8 +42,13 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Resul
     Ok(whole.freeze())
 }
 
-/// A JSON object out of a body.
-pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, Error> {
+/// How long the body says it is.
+pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Refuses a body that does not say it is JSON.
+pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), Error> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let media = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if media != "application/json" && !media.ends_with("+json") {
@@ -56,6 +57,12 @@ pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Val
             format!("the content type is {media:?}; send application/json"),
         ));
     }
+    Ok(())
+}
+
+/// A JSON object out of a body.
+pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, Error> {
+    expect_json(headers)?;
     match serde_json::from_slice(body) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(Error::new(Code::InvalidRequest, "the body is JSON, but not an object")),

@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, Method, request::Parts},
     response::{IntoResponse as _, Response},
 };
+use providers::catalog::Task;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -29,9 +30,9 @@ use crate::{
     engine::{
         Plan,
         candidate::Candidate,
-        request::{Adjustment, AdjustmentKind},
+        request::{Adjustment, AdjustmentKind, MaskMarks},
     },
-    error::Error,
+    error::{Code, Error},
 };
 
 /// What the query may say.
@@ -168,6 +169,13 @@ impl Around {
         let fingerprint = call::fingerprint(&Method::POST, route, &upload.printed());
         let fields = std::mem::take(&mut upload.fields);
         let Generation { mut request, heartbeat, stream } = request::read(kind, fields)?;
+        if upload.has_mask() && request.task != Task::ImageEdit {
+            let message = "a mask is for edits";
+            return Err(Error::new(Code::UnsupportedParameter, message).param("mask"));
+        }
+        if !upload.has_mask() && request.mask_marks != MaskMarks::Transparent {
+            return Err(Error::invalid("mask_marks", "there is no mask that marks anything"));
+        }
         for model in &request.models {
             self.tenant.check_model(model)?;
         }
@@ -187,9 +195,17 @@ impl Around {
         {
             return call.answer(&app, seat).await;
         }
-        let pictures = upload.pictures(&app.engine).await?;
+        let mut left = None;
+        if upload.has_links() {
+            // Nobody makes us fetch faster than it may ask.
+            app.engine.check_models(&request)?;
+            match limits::admit(&app, &call.tenant, request.n).await {
+                Ok(states) => left = Some(states),
+                Err(limited) => return Ok(limited.into()),
+            }
+        }
+        let pictures = upload.pictures(&app.engine, app.upload_limit).await?;
         (request.given, request.mask) = (pictures.images, pictures.mask);
-        app.engine.check_mask(&request).await?;
         let mut plan = app.engine.plan(&request)?;
         if self.options.dry_run {
             app.engine.use_own_keys(&mut plan, &call.tenant.grant.project);
@@ -198,9 +214,13 @@ impl Around {
         if plan.candidates.is_empty() {
             return Err(plan.refusal(&app.engine));
         }
-        let left = match limits::admit(&app, &call.tenant, request.n).await {
-            Ok(left) => left,
-            Err(limited) => return Ok(limited.into()),
+        app.engine.check_mask(&request).await?;
+        let left = match left {
+            Some(left) => left,
+            None => match limits::admit(&app, &call.tenant, request.n).await {
+                Ok(left) => left,
+                Err(limited) => return Ok(limited.into()),
+            },
         };
         let answered = match call.open(&app, plan, request).await {
             Ok(seat) => call.answer(&app, seat).await,

@@ -239,6 +239,7 @@ pub(super) fn read(kind: Kind, body: Map<String, Value>) -> Result<Generation, E
         task,
         models,
         prompt: prompt.unwrap_or_default(),
+        partial_images: partial_images.map(|drafts| drafts as u32),
         given: Vec::new(),
         mask: None,
         mask_marks: mask_marks(&mut fields)?,
@@ -271,6 +272,10 @@ pub(super) fn read(kind: Kind, body: Map<String, Value>) -> Result<Generation, E
 
 /// What is to be done: that of the path, or at the path of edits the `mode`.
 fn task(kind: Kind, fields: &mut Fields) -> Result<Task, Error> {
+    if kind != Kind::Edit && fields.take("mode").is_some() {
+        let message = "mode is for /v1/images/edits";
+        return Err(Error::new(Code::UnsupportedParameter, message).param("mode"));
+    }
     match kind {
         Kind::Generation => Ok(Task::ImageGenerate),
         Kind::Variation => Ok(Task::ImageVariation),

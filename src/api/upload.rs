@@ -4,7 +4,14 @@
 //! digest is taken on the way. A file's name and type are not believed: what it is, is told from
 //! its bytes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::Body,
@@ -14,9 +21,9 @@ use base64::{
     Engine as _,
     engine::{GeneralPurpose, GeneralPurposeConfig},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http_body_util::BodyExt as _;
-use providers::media::Format;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
@@ -27,7 +34,6 @@ use crate::{
     media::{
         blob::{Blob, BlobWriter, Budget, Encoding},
         fetch::FetchError,
-        sniff::{self, HEAD, SniffError, TAIL},
     },
 };
 
@@ -35,8 +41,21 @@ use crate::{
 const MOST_IMAGES: usize = 16;
 /// Longest text field of a form.
 const LONGEST_TEXT: usize = 1024 * 1024;
+/// All text fields of a form together.
+const ALL_TEXTS: usize = 4 * 1024 * 1024;
 /// Longest string of a JSON body that is read as text: no prompt is longer, a picture may be.
 const LONGEST_STRING: usize = 256 * 1024;
+/// Longest name of a form's field, and how deep it may reach.
+const LONGEST_NAME: usize = 256;
+const DEEPEST_NAME: usize = 8;
+/// What may arrive between two fields of a form: boundaries and heads, and a piece of the next.
+const LONGEST_HEAD: u64 = 256 * 1024;
+/// Pieces of a file are gathered to this size before they are put aside.
+const PIECE: usize = 64 * 1024;
+/// Least bytes a second of a body that takes longer than [`PATIENCE`].
+const LEAST_RATE: u64 = 1024;
+/// Links fetched at a time.
+const FETCHED_AT_ONCE: usize = 4;
 /// Most fields of a form.
 const MOST_FIELDS: usize = 100;
 /// How long a body may stand still.
@@ -123,19 +142,32 @@ impl Upload {
         printed
     }
 
+    /// Whether a mask came.
+    pub(super) fn has_mask(&self) -> bool {
+        self.mask.is_some()
+    }
+
+    /// Whether something must be fetched.
+    pub(super) fn has_links(&self) -> bool {
+        let all = self.images.iter().chain(&self.mask);
+        all.map(|(sent, _)| sent).any(|sent| matches!(sent, Sent::Link(_)))
+    }
+
     /// How many pictures came.
     pub(super) fn count(&self) -> usize {
         self.images.len()
     }
 
     /// Fetches what is linked, and looks at what came.
-    pub(super) async fn pictures(self, engine: &Engine) -> Result<Pictures, Error> {
-        let mut pictures = Pictures::default();
-        for (sent, digest) in self.images {
-            pictures.images.push(given(engine, sent, digest, "image").await?);
-        }
+    pub(super) async fn pictures(self, engine: &Engine, most: u64) -> Result<Pictures, Error> {
+        let looked = self
+            .images
+            .into_iter()
+            .map(|(sent, digest)| given(engine, sent, digest, "image", most));
+        let images = stream::iter(looked).buffered(FETCHED_AT_ONCE).try_collect().await?;
+        let mut pictures = Pictures { images, mask: None };
         if let Some((sent, digest)) = self.mask {
-            pictures.mask = Some(given(engine, sent, digest, "mask").await?);
+            pictures.mask = Some(given(engine, sent, digest, "mask", most).await?);
         }
         if let (Some(mask), Some(first)) = (&pictures.mask, pictures.images.first())
             && mask.size != first.size
@@ -181,34 +213,65 @@ async fn form(
     budget: &Arc<Budget>,
 ) -> Result<Upload, Error> {
     let mut upload = Upload::default();
-    let mut form = multer::Multipart::new(body.into_data_stream(), boundary);
-    let mut fields = 0;
-    while let Some(mut field) = in_time(form.next_field()).await?.map_err(broken)? {
+    let mut pace = Pace::new();
+    let allowance = Arc::new(AtomicU64::new(LONGEST_HEAD));
+    let counted = Arc::clone(&allowance);
+    let body = body.into_data_stream().map(move |chunk| {
+        let chunk = chunk.map_err(io::Error::other)?;
+        let take = |left: u64| left.checked_sub(chunk.len() as u64);
+        let held = counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        held.map_err(|_| io::Error::other("a head of the form is too long"))?;
+        Ok::<_, io::Error>(chunk)
+    });
+    let mut form = multer::Multipart::new(body, boundary);
+    let (mut fields, mut texts) = (0, 0);
+    loop {
+        // Between fields the parser gathers what it is given: not endlessly.
+        allowance.store(LONGEST_HEAD, Ordering::Relaxed);
+        let Some(mut field) = pace.wait(form.next_field()).await?.map_err(broken)? else { break };
+        allowance.store(u64::MAX, Ordering::Relaxed);
         fields += 1;
         if fields > MOST_FIELDS {
             let message = format!("a form has at most {MOST_FIELDS} fields");
             return Err(Error::new(Code::InvalidRequest, message));
         }
         let name = field.name().unwrap_or_default().to_owned();
+        if name.len() > LONGEST_NAME || name.matches('[').count() > DEEPEST_NAME {
+            return Err(Error::new(Code::InvalidRequest, "a field of the form has an odd name"));
+        }
         let is_file = field.file_name().is_some() || field.content_type().is_some();
         if let Some(kind) = picture_field(&name).filter(|_| is_file) {
             let mut writer = BlobWriter::new(Encoding::Raw, budget);
             let mut digest = Sha256::new();
-            while let Some(chunk) = in_time(field.chunk()).await?.map_err(broken)? {
-                if writer.len() + chunk.len() as u64 > most {
+            let mut piece = BytesMut::new();
+            let mut seen = 0;
+            while let Some(chunk) = pace.wait(field.chunk()).await?.map_err(broken)? {
+                pace.count(chunk.len())?;
+                seen += chunk.len() as u64;
+                if seen > most {
                     let message = format!("a file of more than {most} bytes is not taken");
                     return Err(Error::new(Code::RequestTooLarge, message).param(kind));
                 }
                 digest.update(&chunk);
-                writer.push(chunk).map_err(Error::internal)?;
+                if piece.is_empty() && chunk.len() >= PIECE {
+                    writer.push(chunk).map_err(Error::internal)?;
+                    continue;
+                }
+                piece.extend_from_slice(&chunk);
+                if piece.len() >= PIECE {
+                    writer.push(piece.split().freeze()).map_err(Error::internal)?;
+                }
             }
+            writer.push(piece.freeze()).map_err(Error::internal)?;
             upload.add(kind, Sent::Bytes(writer.finish()), hex::encode(digest.finalize()))?;
             continue;
         }
         let mut text = Vec::new();
-        while let Some(chunk) = in_time(field.chunk()).await?.map_err(broken)? {
-            if text.len() + chunk.len() > LONGEST_TEXT {
-                let message = format!("{name} has more than {LONGEST_TEXT} bytes");
+        while let Some(chunk) = pace.wait(field.chunk()).await?.map_err(broken)? {
+            pace.count(chunk.len())?;
+            texts += chunk.len();
+            if text.len() + chunk.len() > LONGEST_TEXT || texts > ALL_TEXTS {
+                let message = format!("{name} is longer than is taken");
                 return Err(Error::new(Code::RequestTooLarge, message).param(name));
             }
             text.extend_from_slice(&chunk);
@@ -225,11 +288,33 @@ async fn form(
     Ok(upload)
 }
 
-/// Waits for the next piece of a body, as long as it keeps coming.
-async fn in_time<T>(next: impl Future<Output = T>) -> Result<T, Error> {
-    tokio::time::timeout(PATIENCE, next).await.map_err(|_| {
-        Error::new(Code::InvalidRequest, "the body did not arrive; nothing came for ten seconds")
-    })
+/// Holds a body to a pace: it may stand still for a while, and must not trickle for ever.
+struct Pace {
+    begun: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { begun: Instant::now(), bytes: 0 }
+    }
+
+    async fn wait<T>(&self, next: impl Future<Output = T>) -> Result<T, Error> {
+        tokio::time::timeout(PATIENCE, next).await.map_err(|_| {
+            let message = "the body did not arrive; nothing came for ten seconds";
+            Error::new(Code::InvalidRequest, message)
+        })
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), Error> {
+        self.bytes += bytes as u64;
+        let taken = self.begun.elapsed().as_secs();
+        if taken > PATIENCE.as_secs() && self.bytes < LEAST_RATE * taken {
+            let message = format!("the body arrives at less than {LEAST_RATE} bytes a second");
+            return Err(Error::new(Code::InvalidRequest, message));
+        }
+        Ok(())
+    }
 }
 
 fn broken(error: multer::Error) -> Error {
@@ -240,7 +325,9 @@ fn broken(error: multer::Error) -> Error {
 /// `models[]` one of a list.
 fn put(fields: &mut Map<String, Value>, name: &str, text: &str) -> Result<(), Error> {
     let Some((outer, rest)) = name.split_once('[') else {
-        fields.insert(name.to_owned(), typed(name, text));
+        if fields.insert(name.to_owned(), typed(name, text)).is_some() {
+            return Err(Error::invalid(name.to_owned(), format!("{name} is there twice")));
+        }
         return Ok(());
     };
     let odd =
@@ -296,14 +383,20 @@ async fn json(
 ) -> Result<Upload, Error> {
     let too_large =
         || Error::new(Code::RequestTooLarge, format!("the body is larger than {most} bytes"));
+    body::expect_json(headers)?;
+    if body::announced(headers).is_some_and(|length| length > most as u64) {
+        return Err(too_large());
+    }
     let mut lifter = Lifter::new(true, budget).keeping(LONGEST_STRING);
     let mut seen = 0;
     let mut body = body;
-    while let Some(frame) = in_time(body.frame()).await? {
+    let mut pace = Pace::new();
+    while let Some(frame) = pace.wait(body.frame()).await? {
         let frame = frame
             .map_err(|e| Error::new(Code::InvalidRequest, "the body ended early").because(e))?;
         let Ok(data) = frame.into_data() else { continue };
         seen += data.len();
+        pace.count(data.len())?;
         if seen > most {
             return Err(too_large());
         }
@@ -375,7 +468,9 @@ fn linked(text: &str, kind: &'static str) -> Result<(Sent, String), Error> {
         let message = "a picture is an https link, a data URI with base64, or base64";
         Error::new(Code::InvalidImage, message).param(kind)
     };
-    let bytes = decoder().decode(data.ok_or_else(wrong)?).map_err(|_| wrong())?;
+    let data: String =
+        data.ok_or_else(wrong)?.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let bytes = decoder().decode(data).map_err(|_| wrong())?;
     let digest = hex::encode(Sha256::digest(&bytes));
     Ok((Sent::Bytes(Bytes::from(bytes).into()), digest))
 }
@@ -404,66 +499,41 @@ async fn given(
     sent: Sent,
     digest: String,
     kind: &'static str,
+    most: u64,
 ) -> Result<Given, Error> {
     let (blob, sha256) = match sent {
         Sent::Bytes(blob) => (blob, digest),
-        Sent::Link(url) => {
-            let blob = fetched(engine, &url, kind).await?;
-            let digest = digest_of(&blob, kind)?;
-            (blob, digest)
-        }
+        Sent::Link(url) => fetched(engine, &url, kind, most).await?,
     };
-    let invalid = |message: String| Error::new(Code::InvalidImage, message).param(kind);
-    let unreadable = |error: std::io::Error| invalid(format!("{kind} cannot be read: {error}"));
-    let head = blob.head(HEAD).map_err(unreadable)?;
-    let limits = sniff::DecodeLimits {
-        max_pixels: engine.settings.max_pixels,
-        ..sniff::DecodeLimits::default()
-    };
-    let sniffed = sniff::sniff_within(&head, &limits).map_err(|error| match error {
-        SniffError::TooLarge { .. } => {
-            Error::new(Code::ImageTooLarge, error.to_string()).param(kind)
-        }
-        other => invalid(format!("{kind}: {other}")),
-    })?;
-    if matches!(sniffed.format, Format::Avif | Format::Svg) {
-        let message = format!("{kind} is {}; send png, jpeg, webp or gif", sniffed.format);
-        return Err(invalid(message));
-    }
-    let tail = blob.tail(TAIL).map_err(unreadable)?;
-    if !sniff::is_complete(sniffed.format, blob.media_len(), &head, &tail) {
-        return Err(invalid(format!("{kind} is cut off: the file ends before the picture does")));
-    }
-    if sniffed.animated {
-        return Err(invalid(format!("{kind} has more than one frame; send a still picture")));
-    }
-    Ok(Given {
-        format: sniffed.format,
-        size: sniffed.size,
-        has_alpha: sniffed.has_alpha,
-        bytes: blob.media_len(),
-        sha256,
-        blob: Some(blob),
-    })
+    engine.look(blob, sha256, kind).await
 }
 
-/// Fetches a link of a caller, through the guarded door.
-async fn fetched(engine: &Engine, url: &str, kind: &'static str) -> Result<Blob, Error> {
+/// Fetches a link of a caller, through the guarded door. Nothing of what is found there is told.
+async fn fetched(
+    engine: &Engine,
+    url: &str,
+    kind: &'static str,
+    most: u64,
+) -> Result<(Blob, String), Error> {
     let failed = |error: FetchError| {
-        // Nothing of what was found there is told.
-        let message = match error {
-            FetchError::Refused => "the link may not be fetched: it must be public https",
-            FetchError::TooLarge(_) => "the linked picture is too large",
-            _ => "the linked picture could not be fetched",
-        };
+        tracing::debug!(%error, "a caller's link was not fetched");
+        let message = format!(
+            "the link of {kind} could not be fetched: it must lead to a picture of at most {most} \
+             bytes at a public https address"
+        );
         Error::new(Code::InvalidImage, message).param(kind)
     };
-    let mut fetched = engine.fetcher.get(url, None).await.map_err(failed)?;
+    let mut fetched = engine.callers_fetcher.get(url, None).await.map_err(failed)?;
     let mut writer = BlobWriter::new(Encoding::Raw, engine.transport.budget());
+    let mut digest = Sha256::new();
     while let Some(chunk) = fetched.next_chunk().await.map_err(failed)? {
+        if fetched.received() > most {
+            return Err(failed(FetchError::TooLarge(most)));
+        }
+        digest.update(&chunk);
         writer.push(chunk).map_err(Error::internal)?;
     }
-    Ok(writer.finish())
+    Ok((writer.finish(), hex::encode(digest.finalize())))
 }
 
 #[cfg(test)]
@@ -558,9 +628,17 @@ mod tests {
             (seventeen, Code::InvalidRequest, Some("image")),
             (vec![("name=\"mask\"", "!")], Code::InvalidImage, Some("mask")),
             (vec![("name=\"a[b\"", "1")], Code::InvalidRequest, Some("a[b")),
+            (vec![("name=\"n\"", "1"), ("name=\"n\"", "2")], Code::InvalidRequest, Some("n")),
         ] {
             let error = read(FORM, multipart(&parts)).await.unwrap_err();
             assert_eq!((error.code, error.param.as_deref()), (code, param), "{}", error.message);
+        }
+        // Names that lead deep, and heads without an end.
+        let deep = format!("name=\"a{}\"", "[b]".repeat(20_000));
+        let endless = format!("name=\"a\"; x=\"{}\"", "y".repeat(400_000));
+        for odd in [deep, endless] {
+            let error = read(FORM, multipart(&[(odd.as_str(), "1")])).await.unwrap_err();
+            assert_eq!(error.code, Code::InvalidRequest);
         }
         let cut = multipart(&[(file, "x")]);
         let error = read(FORM, cut[..cut.len() - 8].to_vec()).await.unwrap_err();

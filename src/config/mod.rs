@@ -210,6 +210,8 @@ pub struct ImagesConfig {
 pub struct FetchConfig {
     /// `host:port` pairs excepted from the https, port and public-address rules.
     pub allow: Vec<String>,
+    /// The same for links of callers, who are not to reach what providers may.
+    pub allow_callers: Vec<String>,
 }
 
 /// A provider that is switched on.

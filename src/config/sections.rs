@@ -63,6 +63,10 @@ pub(super) fn config(
         images: images(&top.child("images")),
         fetch: FetchConfig {
             allow: top.child("fetch").texts("allow", check::host_and_port).unwrap_or_default(),
+            allow_callers: top
+                .child("fetch")
+                .texts("allow_callers", check::host_and_port)
+                .unwrap_or_default(),
         },
         routes: routes::routes(&reader, &catalog, allow_unknown),
         limits: LimitsConfig {

@@ -78,6 +78,8 @@ pub struct PlanLimits {
     pub allow_unpriced: bool,
     /// Whether providers can fetch pictures from here.
     pub lends: bool,
+    /// Most pixels of a picture that is decoded.
+    pub max_pixels: u64,
 }
 
 /// Plans a request for one deployment.
@@ -127,6 +129,16 @@ impl Planner<'_> {
             wire.fidelity.as_ref(),
             self.request.fidelity.as_ref(),
         )?;
+        if let Some(drafts) = self.request.partial_images.filter(|drafts| *drafts > 0) {
+            let reason = "drafts of this provider are not passed on";
+            self.adjustments.push(
+                Adjustment::new("partial_images", AdjustmentKind::Dropped, reason).values(
+                    drafts,
+                    Value::Null,
+                    0,
+                ),
+            );
+        }
         let lays = self.plan_mask();
         let prompt = self.plan_prompt();
         if self.request.seed.is_some() && wire.seed.is_none() {
@@ -137,7 +149,7 @@ impl Planner<'_> {
             return Err(self.unsupported("negative_prompt", reason));
         }
         let size = self.plan_size(limits, scale, lays)?;
-        let (format, compression) = self.plan_format(&size)?;
+        let (format, compression) = self.plan_format(&size, lays)?;
         let background = self.plan_background()?;
         let quality = self.plan_quality()?;
         let moderation = self.plan_word(
@@ -214,7 +226,8 @@ impl Planner<'_> {
         }
         let small =
             |size: Size| rule.min_side.is_some_and(|least| size.width.min(size.height) < least);
-        if let Some(small) = given.iter().map(|given| given.size).find(|size| small(*size)) {
+        let sent = |given| given::sent_size(given, rule);
+        if let Some(small) = given.iter().map(sent).find(|size| small(*size)) {
             let least = rule.min_side.unwrap_or_default();
             let reason = format!("a picture of {small} is too small: sides from {least} are taken");
             return Err(self.excluded(Code::InvalidImage, "image", reason));
@@ -295,7 +308,7 @@ impl Planner<'_> {
             );
             return NEUTRAL.to_owned();
         }
-        let silent = matches!(task, Task::ImageUpscale | Task::ImageRemoveBackground);
+        let silent = !matches!(task, Task::ImageGenerate | Task::ImageEdit);
         if silent && !asked.is_empty() && self.deployment.wire.prompt.is_none() {
             let reason = "this deployment takes no prompt";
             self.adjustments.push(
@@ -348,6 +361,18 @@ impl Planner<'_> {
             self.excluded(Code::InvalidSize, "size", reason)
         })?;
         drop(deployment);
+        self.check_drawn(&planned, limits)?;
+        if let (true, Want::Auto, Some(first), Some(delivered)) =
+            (lays, &self.request.size.want, self.request.given.first(), planned.delivered)
+            && delivered != first.size
+        {
+            let reason = format!("this deployment reaches {delivered} of this shape");
+            self.adjustments.push(Adjustment::new("size", AdjustmentKind::Resized, reason).values(
+                first.size.to_string(),
+                planned.native_text(),
+                delivered.to_string(),
+            ));
+        }
         let (native, delivered) = (planned.native_text(), planned.delivered_text());
         let asked = self.request.size_text.clone();
         if let Some(asked) = asked
@@ -367,19 +392,52 @@ impl Planner<'_> {
         Ok(planned)
     }
 
+    /// What is drawn can be handed over, and an upscale makes the picture as large as asked.
+    fn check_drawn(&self, planned: &SizePlan, limits: PlanLimits) -> Result<(), Excluded> {
+        let Some(drawn) = planned.expected else { return Ok(()) };
+        let decodes = !planned.is_untouched() || self.request.format.is_some();
+        if decodes && drawn.pixels() > limits.max_pixels {
+            let reason = format!(
+                "{drawn} is drawn, and up to {} pixels can be changed here; ask for the picture as \
+                 it is drawn",
+                limits.max_pixels
+            );
+            return Err(self.excluded(Code::ImageTooLarge, "size", reason));
+        }
+        let first = self.request.given.first();
+        if let (Task::ImageUpscale, Some(first)) = (self.deployment.task, first) {
+            let least = u64::from(self.request.scale.unwrap_or(1)).pow(2) * first.size.pixels();
+            // Rounding to a multiple may cost a few rows.
+            if drawn.pixels() * 100 < least * 95 || drawn.pixels() <= first.size.pixels() {
+                let reason =
+                    format!("this deployment makes {drawn} of a picture of {}", first.size);
+                return Err(self.unsupported("scale_factor", reason));
+            }
+        }
+        Ok(())
+    }
+
     /// The format to ask the provider for, and its quality.
-    fn plan_format(&mut self, size: &SizePlan) -> Result<(Option<Format>, Option<u8>), Excluded> {
+    fn plan_format(
+        &mut self,
+        size: &SizePlan,
+        lays: bool,
+    ) -> Result<(Option<Format>, Option<u8>), Excluded> {
         let deployment = self.deployment;
         let own = deployment.formats.first().copied().unwrap_or(Format::Png);
         // A quality alone is one of the provider's own format.
         let alone = self.request.compression.map(|_| own);
-        let Some(wanted) = self.request.format.or(alone) else { return Ok((None, None)) };
+        // What a mask keeps stays as it is only without loss.
+        let whole = (lays && deployment.makes(Format::Png)).then_some(Format::Png);
+        let Some(wanted) = self.request.format.or(alone) else {
+            return Ok((whole.filter(|_| deployment.wire.format.is_some()), None));
+        };
         if (wanted == Format::Svg) != (own == Format::Svg) {
             let reason = format!("this deployment draws {own}");
             return Err(self.unsupported("output_format", reason));
         }
         let lossless_only = self.request.webp_lossless && wanted == Format::Webp;
-        let native = if !size.is_untouched() || lossless_only {
+        let native = if !size.is_untouched() || lossless_only || lays {
             // The picture is encoded here in any case: ask for it without loss if possible.
             Format::Png
         } else {

@@ -339,7 +339,8 @@ impl Delivery<'_> {
         part: Part,
         row: &AttemptRow,
     ) -> Result<Vec<Result<Piece, Failure>>, Failure> {
-        let prepared = self.prepared(candidate, row).await;
+        let prepared = timeout_at(self.deadline, self.prepared(candidate, row)).await;
+        let prepared = prepared.unwrap_or_else(|_| Err(Failure::deadline()));
         let (prepared, unprepared) = match prepared {
             Ok(prepared) => (prepared, None),
             Err(failure) => (Arc::default(), Some(failure)),
@@ -484,8 +485,15 @@ impl Delivery<'_> {
                 }
                 let (pool, budget) = (&self.engine.pool, self.engine.transport.budget());
                 let ready = picture::prepare(blob?, candidate, self.request, pool, budget, limits);
+                // Made and paid, whatever stands in the way of handing it over.
+                let lost = |failure: Failure| match failure.class {
+                    Class::Rejected | Class::Gateway | Class::Unwritten => {
+                        Failure { class: Class::ResultLost, outcome: "result_lost", ..failure }
+                    }
+                    _ => failure,
+                };
                 Ok(Piece {
-                    ready: ready.await?,
+                    ready: ready.await.map_err(lost)?,
                     candidate: Arc::clone(candidate),
                     seed: picture.seed.or(part.seed.filter(|_| part.count == 1)),
                     revised_prompt: picture.revised_prompt,
@@ -494,6 +502,7 @@ impl Delivery<'_> {
             }
         });
         let mut pieces: Vec<Result<Piece, Failure>> = join_all(prepared).await;
+        self.expect(row, candidate, &pieces, &output.usage);
         if pieces.iter().all(Result::is_err) {
             let failures = pieces.into_iter().filter_map(Result::err);
             let none = || Failure::new(Class::Failed, "empty_reply", "there is no picture");
@@ -506,6 +515,30 @@ impl Delivery<'_> {
         let usage = share(&output.usage, &pieces, output.pictures.len());
         self.charge(candidate, &pieces, &usage, quality.as_deref())?;
         Ok(pieces)
+    }
+
+    /// What the provider is owed by our price list for what it made, delivered or not, now that
+    /// its tokens are counted.
+    fn expect(
+        &self,
+        row: &AttemptRow,
+        candidate: &Candidate,
+        pieces: &[Result<Piece, Failure>],
+        usage: &Usage,
+    ) {
+        let quality = candidate.call.quality.as_deref().filter(|q| *q != "auto");
+        let planned = candidate.size.expected;
+        let drawn: Option<Vec<Drawn<'_>>> = pieces
+            .iter()
+            .map(|piece| {
+                let size = piece.as_ref().ok().map(|piece| piece.ready.drawn).or(planned)?;
+                Some(Drawn { size, quality, tier: candidate.tier(), from: candidate.from })
+            })
+            .collect();
+        let cost = drawn.and_then(|drawn| candidate.served.deployment.cost(&drawn, usage));
+        if let Some(cost) = cost.filter(|_| candidate.served.is_operators()) {
+            self.job.change_attempt(row.number, |row| row.expected = Some(cost.total().nanos()));
+        }
     }
 
     fn charge(

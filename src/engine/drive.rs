@@ -18,7 +18,7 @@ use super::{
     listen::Listener,
     log::Log,
     outgoing::Inputs,
-    picture::{self, PictureLimits},
+    picture,
     poll::Prior,
     registry::Served,
     transport::{Transport, TransportError},
@@ -80,7 +80,6 @@ pub(crate) struct Drive<'a> {
     /// The pictures the call names.
     pub(crate) inputs: &'a Inputs,
     pub(crate) deadline: Instant,
-    pub(crate) limits: PictureLimits,
     /// Time spent waiting for the provider.
     pub(crate) upstream: Duration,
     /// Status requests sent.
@@ -115,7 +114,6 @@ impl<'a> Drive<'a> {
             image,
             inputs,
             deadline,
-            limits: engine.settings.pictures,
             upstream: Duration::ZERO,
             polls: 0,
             early: 0,
@@ -551,7 +549,7 @@ impl<'a> Drive<'a> {
             tries += 1;
             let lost = |m: &str| Err(Failure::new(Class::ResultLost, "result_lost", m));
             let error = match timeout_at(self.deadline, self.fetch(&url)).await {
-                Ok(Ok(blob)) => match picture::inspect(&blob, self.limits) {
+                Ok(Ok(blob)) => match picture::inspect(&blob) {
                     Ok(_) => return Ok(blob),
                     // Perhaps the provider's file server was in trouble: look once more. The
                     // picture is paid, so no other provider is asked for it.

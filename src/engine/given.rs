@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use image::metadata::Orientation;
 use providers::{
     Input,
     catalog::{InputField, InputForm, InputRule, Task},
@@ -27,11 +28,11 @@ use super::{
 };
 use crate::media::{
     blob::{Blob, Budget},
-    convert::{self, Conversion, Pixels},
+    convert::{self, Conversion},
     mask::Mask,
     plan::Geometry,
-    pool::Pool,
-    sniff::{self, DecodeLimits, HEAD, Sniffed},
+    pool::{Lane, Pool},
+    sniff::{self, DecodeLimits, HEAD, SniffError, Sniffed, TAIL},
     strip,
 };
 use crate::{
@@ -115,6 +116,65 @@ pub(crate) fn foreseen(request: &ImageRequest, rule: &InputRule) -> Vec<Adjustme
     told
 }
 
+/// Looks at a picture that came: what it is, and that it is a whole, still picture within limits.
+pub(crate) async fn look(
+    engine: &Engine,
+    blob: Blob,
+    sha256: String,
+    param: &'static str,
+) -> Result<Given, Error> {
+    let invalid = |message: String| Error::new(Code::InvalidImage, message).param(param);
+    let limits = picture::decode_limits(engine.settings.pictures);
+    let (bytes, source) = (blob.media_len(), blob.clone());
+    // What tells the orientation may stand at the end: the whole file is read. It is only looked
+    // through, so its bytes are all that is held.
+    let looked = engine.pool.run_in_turn(Lane::Normal, bytes, move || {
+        let file = source.to_bytes().map_err(|e| Looked::Damaged(e.to_string()))?;
+        let sniffed = sniff::sniff_within(&file, &limits).map_err(|error| match error {
+            SniffError::TooLarge { .. } => Looked::TooLarge(error.to_string()),
+            other => Looked::Damaged(other.to_string()),
+        })?;
+        let tail = &file[file.len().saturating_sub(TAIL)..];
+        let head = &file[..file.len().min(HEAD)];
+        let whole = sniff::is_complete(sniffed.format, bytes, head, tail)
+            // Phones append a film to a photograph: its end is not that of the file.
+            || matches!(strip::strip(&file, sniffed.format), Ok(Some(_)));
+        Ok::<_, Looked>((sniffed, whole))
+    });
+    let (sniffed, whole) = match looked.await.map_err(Error::internal)? {
+        Ok(found) => found,
+        Err(Looked::TooLarge(said)) => {
+            return Err(Error::new(Code::ImageTooLarge, said).param(param));
+        }
+        Err(Looked::Damaged(said)) => return Err(invalid(format!("{param}: {said}"))),
+    };
+    if matches!(sniffed.format, Format::Avif | Format::Svg) {
+        let message = format!("{param} is {}; send png, jpeg, webp or gif", sniffed.format);
+        return Err(invalid(message));
+    }
+    if !whole {
+        let message = format!("{param} is cut off: the file ends before the picture does");
+        return Err(invalid(message));
+    }
+    if sniffed.animated {
+        return Err(invalid(format!("{param} has more than one frame; send a still picture")));
+    }
+    Ok(Given {
+        format: sniffed.format,
+        size: sniffed.size,
+        has_alpha: sniffed.has_alpha,
+        bytes,
+        sha256,
+        blob: Some(blob),
+    })
+}
+
+/// Why a picture that came is of no use.
+enum Looked {
+    TooLarge(String),
+    Damaged(String),
+}
+
 /// Refuses a mask that marks nothing, before anything is written down or sent.
 pub(crate) async fn check_mask(
     request: &ImageRequest,
@@ -123,7 +183,7 @@ pub(crate) async fn check_mask(
 ) -> Result<(), Error> {
     let Some(mask) = &request.mask else { return Ok(()) };
     let marks = request.mask_marks;
-    let read = work(mask, MASK, pool, move |bytes, sniffed| {
+    let read = work(mask, MASK, pool, heavy(mask), move |bytes, sniffed| {
         Mask::read(&bytes, sniffed, marks.into(), &limits).map(drop).map_err(|e| e.to_string())
     });
     read.await.map_err(|failure| {
@@ -167,7 +227,7 @@ pub(crate) async fn prepare(
     {
         let size = prepared.images.first().map_or(given.size, |first| first.size);
         let marks = request.mask_marks;
-        let file = work(given, IMAGE, pool, move |bytes, sniffed| {
+        let file = work(given, MASK, pool, heavy(given), move |bytes, sniffed| {
             let mask =
                 Mask::read(&bytes, sniffed, marks.into(), &limits).map_err(|e| e.to_string())?;
             let mask = mask.resized(size).map_err(|e| e.to_string())?;
@@ -183,33 +243,6 @@ pub(crate) async fn prepare(
         prepared.mask = Some(input);
     }
     Ok(prepared)
-}
-
-/// Lays what was drawn over the first picture of the request, so that what its mask keeps stays.
-/// `drawn` has the size that is delivered.
-pub(crate) async fn laid(
-    request: &ImageRequest,
-    drawn: Pixels,
-    pool: &Pool,
-    limits: DecodeLimits,
-) -> Result<Pixels, Failure> {
-    let (Some(first), Some(mask)) = (request.given.first(), &request.mask) else {
-        return Ok(drawn);
-    };
-    let size = drawn.size;
-    let original = work(first, IMAGE, pool, move |bytes, sniffed| {
-        let c = as_it_is(sniffed, size, Format::Png);
-        let rendered = convert::render(&bytes, sniffed, &c, &limits);
-        rendered.map(|(pixels, _)| pixels).map_err(|e| e.to_string())
-    });
-    let original = original.await?;
-    let marks = request.mask_marks;
-    work(mask, MASK, pool, move |bytes, sniffed| {
-        let mask = Mask::read(&bytes, sniffed, marks.into(), &limits).map_err(|e| e.to_string())?;
-        let mask = mask.resized(size).map_err(|e| e.to_string())?;
-        mask.lay(&drawn, &original).map_err(|e| e.to_string())
-    })
-    .await
 }
 
 /// A link under which the provider may fetch a picture.
@@ -261,33 +294,43 @@ async fn made(
     let most = rule.max_bytes;
     let lossy =
         rule.formats.iter().copied().find(|f| f.is_lossy() && (!given.has_alpha || f.has_alpha()));
-    let untouched = (size, format) == (given.size, given.format);
-    let file = work(given, IMAGE, pool, move |bytes, sniffed| {
-        let fits = |file: &Bytes| most.is_none_or(|most| file.len() as u64 <= most);
-        let upright = sniffed.orientation == image::metadata::Orientation::NoTransforms;
-        if untouched && upright {
-            let clean = strip::strip(&bytes, format).map_err(|e| e.to_string())?;
-            let clean = clean.unwrap_or(bytes.clone());
-            if fits(&clean) {
-                return Ok((clean, format, size));
+    let fits = move |file: &Bytes| most.is_none_or(|most| file.len() as u64 <= most);
+    if (size, format) == (given.size, given.format) {
+        let clean = work(given, IMAGE, pool, 2 * given.bytes, move |bytes, sniffed| {
+            if sniffed.orientation != Orientation::NoTransforms {
+                return Ok(None);
             }
+            let clean = strip::strip(&bytes, format).map_err(|e| e.to_string())?;
+            Ok(Some(clean.unwrap_or(bytes)).filter(fits))
+        });
+        if let Some(clean) = clean.await? {
+            return Ok(Made { blob: put_aside(clean, budget)?, format, size });
         }
+    }
+    let file = work(given, IMAGE, pool, heavy(given), move |bytes, sniffed| {
         let (mut size, mut format) = (size, format);
         for round in 0..TRIES {
             let c = as_it_is(sniffed, size, format);
             let made = convert::convert(&bytes, sniffed, &c, &limits).map_err(|e| e.to_string())?;
             if fits(&made.bytes) {
-                return Ok((made.bytes, format, size));
+                return Ok(Some((made.bytes, format, size)));
             }
             // First without what the eye does not miss, then with fewer pixels.
             match lossy.filter(|lossy| *lossy != format) {
                 Some(lossy) if round == 0 => format = lossy,
-                _ => size = scaled(size, 0.75),
+                _ => {
+                    let share = most.unwrap_or(u64::MAX) as f64 / made.bytes.len() as f64;
+                    size = scaled(size, share.sqrt() * 0.95);
+                }
             }
         }
-        Err("it cannot be made small enough for the provider".to_owned())
+        Ok(None)
     });
-    let (file, format, size) = file.await?;
+    let (file, format, size) = file.await?.ok_or_else(|| {
+        let message = "a picture of the request cannot be made small enough for the provider";
+        let failure = Failure::new(Class::Unsupported, "image_too_heavy", message);
+        Failure { param: Some(IMAGE.to_owned()), ..failure }
+    })?;
     Ok(Made { blob: put_aside(file, budget)?, format, size })
 }
 
@@ -308,35 +351,69 @@ fn as_it_is(sniffed: &Sniffed, size: Size, format: Format) -> Conversion {
     }
 }
 
-/// Does pixel work on a picture of the request.
+/// A picture of the request, to be read on the pool.
+#[derive(Clone, Debug)]
+pub(crate) struct GivenBytes {
+    blob: Blob,
+    size: Size,
+}
+
+/// The bytes of a picture that came along.
+pub(crate) fn bytes_of(given: &Given) -> Result<GivenBytes, Failure> {
+    let blob = given.blob.clone().ok_or_else(|| {
+        // Taken over after a crash: what was sent goes on, and nothing new can be sent.
+        let message = "the pictures of this request went down with the process that took them; \
+                       send it again";
+        Failure::new(Class::Unwritten, "inputs_gone", message)
+    })?;
+    Ok(GivenBytes { blob, size: given.size })
+}
+
+impl GivenBytes {
+    /// Bytes its pixels take, decoded.
+    pub(crate) fn decoded_bytes(&self) -> u64 {
+        self.size.pixels() * 4
+    }
+
+    /// The file, and what it is. What its head says was held against the limits when it came.
+    pub(crate) fn read(&self) -> Result<(Bytes, Sniffed), String> {
+        let bytes = self.blob.to_bytes().map_err(|e| e.to_string())?;
+        let sniffed = sniff::sniff_within(&bytes, &ANY).map_err(|e| e.to_string())?;
+        Ok((bytes, sniffed))
+    }
+}
+
+/// No limits: those that count are asked where a picture is let in, and where one is decoded.
+const ANY: DecodeLimits =
+    DecodeLimits { max_pixels: u64::MAX, max_side: u32::MAX, max_bytes: u64::MAX };
+
+/// Does work on a picture of the request, holding `weight` bytes.
 async fn work<T: Send + 'static>(
     given: &Given,
     param: &'static str,
     pool: &Pool,
+    weight: u64,
     job: impl FnOnce(Bytes, &Sniffed) -> Result<T, String> + Send + 'static,
 ) -> Result<T, Failure> {
-    let blob = given.blob.clone().ok_or_else(|| {
-        // Taken over after a crash: what was sent goes on, and nothing new can be sent.
-        let message = "the pictures of this request went down with the process that took them";
-        Failure::new(Class::Gateway, "inputs_gone", message)
-    })?;
     let unusable = |reason: String| {
         let message = format!("the {param} of the request cannot be used: {reason}");
         let failure = Failure::new(Class::Rejected, INVALID_IMAGE, message);
         Failure { param: Some(param.to_owned()), ..failure }
     };
-    let head = blob.head(HEAD).map_err(|e| unusable(e.to_string()))?;
-    let sniffed = sniff::sniff(&head).map_err(|e| unusable(e.to_string()))?;
-    let conversion = as_it_is(&sniffed, sniffed.size, Format::Png);
-    let weight = conversion.weight(&sniffed) + given.bytes;
-    let done = pool.run_in_turn(conversion.lane(), weight, move || {
-        let bytes = blob.to_bytes().map_err(|e| e.to_string())?;
+    let source = bytes_of(given)?;
+    let done = pool.run_in_turn(Lane::Normal, weight, move || {
+        let (bytes, sniffed) = source.read()?;
         job(bytes, &sniffed)
     });
     let done = done.await.map_err(|_| {
         Failure::new(Class::Gateway, "internal_error", "work on a picture broke off")
     })?;
     done.map_err(unusable)
+}
+
+/// Bytes held while a picture is decoded and encoded anew.
+fn heavy(given: &Given) -> u64 {
+    given.bytes + given.size.pixels() * 8
 }
 
 fn named(format: Format, size: Size) -> Result<Input, Failure> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use providers::money::{Cost, Money, Unit};
+use providers::money::{Cost, Line, Money, Quantity, Rate, Unit};
 
 use super::{Plan, job::Success, request::ImageRequest};
 use crate::{
@@ -22,6 +22,14 @@ pub(super) fn most(plan: &Plan, request: &ImageRequest, markup_bp: u32) -> Optio
     for candidate in &plan.candidates {
         // What has no price is not charged; the operator allowed it.
         let Some(cost) = &candidate.cost else { continue };
+        let mut cost = cost.clone();
+        // An estimate of a picture says nothing of the words it is drawn from.
+        let prices = &candidate.served.deployment.price;
+        if let Some(words) = prices.iter().find(|line| line.unit == Unit::TextInputToken) {
+            let tokens = Quantity::whole(most_tokens(&request.prompt) * u64::from(request.n));
+            let rate = Rate { amount: words.usd, per: words.per };
+            cost.lines.push(Line::new(words.unit, tokens, rate)?);
+        }
         let cost = cost.with_markup(markup_bp)?;
         let mut one = Measured::new();
         add(&mut one, &cost)?;
@@ -31,6 +39,13 @@ pub(super) fn most(plan: &Plan, request: &ImageRequest, markup_bp: u32) -> Optio
         }
     }
     Some(most)
+}
+
+/// As many tokens as a prompt may come to: English has four letters in one, scripts without spaces
+/// about one, and vendors add a few of their own.
+fn most_tokens(prompt: &str) -> u64 {
+    let (plain, other): (Vec<char>, Vec<char>) = prompt.chars().partition(char::is_ascii);
+    (plain.len() / 2 + other.len() * 2 + 32) as u64
 }
 
 fn counted(pictures: i64) -> Measured {

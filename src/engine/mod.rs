@@ -10,6 +10,7 @@ pub mod callback;
 pub mod callback_auth;
 pub mod callback_keys;
 pub mod candidate;
+mod compose;
 pub mod deliver;
 mod drive;
 mod failure;
@@ -37,10 +38,12 @@ pub mod transport;
 mod verdict;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use parking_lot::Mutex;
 use providers::{
     catalog::Task,
     money::{Cost, Money},
@@ -55,14 +58,14 @@ use self::{
     lease::Lease,
     picture::PictureLimits,
     registry::{Registry, Resolved, Served, Unresolved},
-    request::{Adjustment, AdjustmentKind, ImageRequest},
+    request::{Adjustment, AdjustmentKind, Given, ImageRequest},
     risk::DayRisk,
     transport::Transport,
 };
 use crate::{
     error::{Code, Error},
     jobs::Desk,
-    media::{fetch::Fetcher, pool::Pool},
+    media::{blob::Blob, fetch::Fetcher, pool::Pool},
     metrics::Metrics,
     seal::Sealer,
     store::Store,
@@ -140,6 +143,8 @@ pub struct Engine {
     pub transport: Transport,
     /// The guarded door to links out of replies.
     pub fetcher: Fetcher,
+    /// The same for links of callers, which may lead to fewer places.
+    pub callers_fetcher: Fetcher,
     /// Pixel work.
     pub pool: Pool,
     /// Finished pictures.
@@ -162,6 +167,8 @@ pub struct Engine {
     pub lease: Lease,
     /// What may still be put at risk today.
     pub risk: DayRisk,
+    /// Jobs whose opening was not answered by the database: nothing was sent for them.
+    pub unanswered: Mutex<BTreeSet<String>>,
     /// Work that goes on without its caller; waited for at shutdown.
     pub tasks: TaskTracker,
 }
@@ -215,10 +222,30 @@ impl Engine {
         served.with_key(&key.id, secret.expose()).map(Arc::new)
     }
 
+    /// Looks at a picture that came with a request.
+    pub(crate) async fn look(
+        &self,
+        blob: Blob,
+        sha256: String,
+        param: &'static str,
+    ) -> Result<Given, Error> {
+        given::look(self, blob, sha256, param).await
+    }
+
     /// Refuses a mask that marks nothing to edit.
     pub(crate) async fn check_mask(&self, request: &ImageRequest) -> Result<(), Error> {
         let limits = picture::decode_limits(self.settings.pictures);
         given::check_mask(request, &self.pool, limits).await
+    }
+
+    /// Refuses names that mean nothing here.
+    pub(crate) fn check_models(&self, request: &ImageRequest) -> Result<(), Error> {
+        for name in &request.models {
+            if let Err(why @ Unresolved::Unknown(_)) = self.registry.resolve(name) {
+                return Err(unresolved(name, why));
+            }
+        }
+        Ok(())
     }
 
     /// Decides who can serve a request and how. Calls nobody.
@@ -228,6 +255,7 @@ impl Engine {
             allow_unpriced: self.settings.allow_unpriced,
             lends: !self.settings.zero_retention
                 && (self.callbacks.is_some() || self.store.is_bucket()),
+            max_pixels: self.settings.max_pixels,
         };
         let mut plan = Plan { model: String::new(), candidates: Vec::new(), excluded: Vec::new() };
         let mut missing = None;

@@ -9,13 +9,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     candidate::Candidate,
+    compose::composed,
     failure::{Class, Failure},
-    given,
     request::{Adjustment, AdjustmentKind, ImageRequest},
 };
 use crate::media::{
     blob::{Blob, Budget},
-    convert::{self, Conversion, Converted},
+    convert::{self, Conversion},
     plan,
     pool::{Lane, Pool},
     sniff::{self, DecodeLimits, HEAD, Sniffed, TAIL},
@@ -60,7 +60,7 @@ pub(crate) async fn prepare(
     budget: &Arc<Budget>,
     limits: PictureLimits,
 ) -> Result<Ready, Failure> {
-    let sniffed = inspect(&blob, limits)?;
+    let sniffed = inspect(&blob)?;
     let mut adjustments = Vec::new();
     let geometry = if sniffed.format == Format::Svg {
         None
@@ -68,10 +68,12 @@ pub(crate) async fn prepare(
         // The limit held when the plan was made. A paid picture that came a little smaller than
         // planned is better enlarged a little more than thrown away.
         let most = limits.max_upscale.max(candidate.size.enlargement) * SLACK;
-        plan::resize_for(&candidate.size.target, request.size.fit, sniffed.size, most)
+        plan::resize_for(&candidate.size.target, candidate.size.fit, sniffed.size, most)
             .map_err(|e| unusable(format!("the provider's picture is too small: {e}")))?
     };
-    let wanted = request.format.unwrap_or(sniffed.format);
+    // What is kept stays as it is only without loss.
+    let own = if candidate.lays { Format::Png } else { sniffed.format };
+    let wanted = request.format.unwrap_or(own);
     let quality_missed = request.compression.is_some()
         && wanted.is_lossy()
         && candidate.served.deployment.wire.compression.is_none();
@@ -105,7 +107,7 @@ pub(crate) async fn prepare(
     let c2pa = sniffed.c2pa;
     let resized = conversion.geometry.is_some();
     let converted = if candidate.lays {
-        composed(blob, sniffed, conversion, request, pool, decode).await?
+        composed(blob, sniffed, conversion, candidate, request, pool, decode).await?
     } else {
         pixel_work(pool, lane, weight, move || {
             let bytes = blob.to_bytes().map_err(|e| e.to_string())?;
@@ -160,30 +162,6 @@ pub(crate) async fn prepare(
     })
 }
 
-/// The picture in its new shape, with what the request's mask keeps laid over it.
-async fn composed(
-    blob: Blob,
-    sniffed: Sniffed,
-    conversion: Conversion,
-    request: &ImageRequest,
-    pool: &Pool,
-    limits: DecodeLimits,
-) -> Result<Converted, Failure> {
-    let (lane, weight) = (conversion.lane(), conversion.weight(&sniffed));
-    let shape = conversion.clone();
-    let drawn = pixel_work(pool, lane, weight, move || {
-        let bytes = blob.to_bytes().map_err(|e| e.to_string())?;
-        let rendered = convert::render(&bytes, &sniffed, &shape, &limits);
-        rendered.map(|(pixels, _)| pixels).map_err(|e| e.to_string())
-    });
-    let laid = given::laid(request, drawn.await?, pool, limits).await?;
-    let (size, format) = (laid.size, conversion.format);
-    let flattened = laid.alpha && !format.has_alpha();
-    let encode = move || convert::encode(laid, &conversion).map_err(|e| e.to_string());
-    let bytes = pixel_work(pool, lane, weight, encode).await?;
-    Ok(Converted { bytes, format, size, flattened, color_converted: false })
-}
-
 async fn pixel_work<T: Send + 'static>(
     pool: &Pool,
     lane: Lane,
@@ -196,11 +174,13 @@ async fn pixel_work<T: Send + 'static>(
 }
 
 /// What the bytes are, and that they are all there.
-pub(crate) fn inspect(blob: &Blob, limits: PictureLimits) -> Result<Sniffed, Failure> {
+pub(crate) fn inspect(blob: &Blob) -> Result<Sniffed, Failure> {
     let unreadable =
         |e: std::io::Error| unusable(format!("the provider's picture is damaged: {e}"));
     let head = blob.head(HEAD).map_err(unreadable)?;
-    let sniffed = sniff::sniff_within(&head, &decode_limits(limits))
+    // How many pixels may be decoded is asked when one is: a picture may pass untouched.
+    let any = DecodeLimits { max_pixels: u64::MAX, max_side: u32::MAX, max_bytes: u64::MAX };
+    let sniffed = sniff::sniff_within(&head, &any)
         .map_err(|e| unusable(format!("the provider's bytes cannot be used: {e}")))?;
     let tail = blob.tail(TAIL).map_err(unreadable)?;
     if !sniff::is_complete(sniffed.format, blob.media_len(), &head, &tail) {

@@ -88,10 +88,12 @@ impl Engine {
                 continue;
             }
             tracing::warn!(job = row.id, "a job without a driver is taken up");
-            let adopted = match row.epoch {
-                // Opened here: its caller was told that nothing was sent, and nothing was.
-                1 => self.let_go(&row).await,
-                _ => self.resume(&row).await,
+            let unanswered = self.unanswered.lock().remove(&row.id);
+            let adopted = if unanswered {
+                // Its caller was told that nothing was sent, and nothing was.
+                self.let_go(&row).await
+            } else {
+                self.resume(&row).await
             };
             if let Err(error) = adopted {
                 tracing::error!(job = row.id, %error, "it could not be");

@@ -139,7 +139,8 @@ impl Engine {
         fingerprint: &[u8; 32],
     ) -> Result<Option<String>, Error> {
         const SQL: &str = "SELECT i.fingerprint, i.job, j.state FROM idempotency i \
-                           JOIN job j ON j.id = i.job WHERE i.id = $1 AND i.expires_at > $2";
+                           JOIN job j ON j.id = i.job WHERE i.id = $1 \
+                           AND (i.expires_at > $2 OR j.finished_at IS NULL)";
         let params = vec![idempotency.into(), millis::now().into()];
         let rows = self.desk.db().query(SQL, params).await.map_err(unavailable)?;
         let Some(row) = rows.first() else { return Ok(None) };

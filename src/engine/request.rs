@@ -37,6 +37,9 @@ pub struct ImageRequest {
     /// How closely the pictures are kept to: `low` or `high`.
     #[serde(default)]
     pub fidelity: Option<String>,
+    /// Drafts that a stream is to show.
+    #[serde(default)]
+    pub partial_images: Option<u32>,
     /// How many pictures, 1 to 10.
     pub n: u32,
     /// The size, as parsed.

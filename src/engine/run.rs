@@ -132,7 +132,13 @@ impl Engine {
         match written {
             Ok(Done::Known(id)) => return Ok(Opened::Known(id)),
             Ok(_) => {}
-            Err(error) => return Err(refused(&asked.grant, error)),
+            Err(error) => {
+                if matches!(error, DeskError::Unavailable(_)) {
+                    // It may be written all the same; nothing is sent for it.
+                    self.unanswered.lock().insert(job.id.clone());
+                }
+                return Err(refused(&asked.grant, error));
+            }
         }
         point(Point::AfterOpen);
         self.jobs.add(&job);

@@ -356,7 +356,9 @@ impl Open {
     fn decide(&self, image: &mut Image) -> Result<Done, Denied> {
         if let Some(ask) = &self.key
             && let Some(known) = image.keys.get(&ask.id)
-            && known.expires_at > self.job.created_at
+            // While its job runs it is not forgotten, however long that takes.
+            && (known.expires_at > self.job.created_at
+                || image.jobs.get(&known.job).is_some_and(|job| !job.state.is_final()))
         {
             if known.fingerprint != self.job.fingerprint {
                 return Err(Denied::Mismatch);

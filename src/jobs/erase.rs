@@ -26,6 +26,8 @@ async fn erase_some(db: &Db, now: i64) -> Result<u64, DbError> {
     const CONTENT: &str = "UPDATE job SET payload = NULL, result = NULL, labels = '{}' \
          WHERE expires_at < $1 AND finished_at IS NOT NULL AND result IS NOT NULL \
          AND id IN (SELECT job FROM attempt WHERE state = 'unknown')";
+    const KEYS: &str = "DELETE FROM idempotency WHERE expires_at < $1 AND NOT EXISTS \
+         (SELECT 1 FROM job WHERE job.id = idempotency.job AND job.finished_at IS NULL)";
     let work = db.transaction(Durability::Process, move |tx| {
         Box::pin(async move {
             let rows = tx.query(&format!("{OLD}{TOGETHER}"), &[now.into()]).await?;
@@ -35,7 +37,7 @@ async fn erase_some(db: &Db, now: i64) -> Result<u64, DbError> {
                 tx.execute("DELETE FROM job WHERE id = $1", &id).await?;
             }
             tx.execute(CONTENT, &[now.into()]).await?;
-            tx.execute("DELETE FROM idempotency WHERE expires_at < $1", &[now.into()]).await?;
+            tx.execute(KEYS, &[now.into()]).await?;
             Ok(rows.len() as u64)
         })
     });

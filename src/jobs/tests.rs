@@ -273,12 +273,20 @@ async fn a_key_means_one_job_however_many_ask() {
         write(&desk, finishing(&id, JobState::Failed, 0)).await.unwrap();
         assert!(matches!(write(&desk, keyed("job_y", 1)).await, Ok(Done::Opened(_))));
         assert_eq!(write(&desk, keyed("job_z", 1)).await, Ok(Done::Known("job_y".to_owned())));
-        // Past its time it is forgotten.
-        let mut late = keyed("job_late", 2);
-        if let Act::Open(open) = &mut late {
-            open.job.created_at = NOW + 1_001;
-        }
-        assert!(matches!(write(&desk, late).await, Ok(Done::Opened(_))));
+        // Past its time it is forgotten, but not while its job runs.
+        let late = |id: &str, fingerprint: u8| {
+            let mut late = keyed(id, fingerprint);
+            if let Act::Open(open) = &mut late {
+                open.job.created_at = NOW + 1_001;
+            }
+            late
+        };
+        assert_eq!(write(&desk, late("job_l", 1)).await, Ok(Done::Known("job_y".to_owned())));
+        assert_eq!(write(&desk, late("job_l", 2)).await, Err(Denied::Mismatch));
+        crate::jobs::erase::erase(&db, NOW + 2_000).await.unwrap();
+        assert_eq!(number(&db, "SELECT COUNT(*) FROM idempotency").await, 1);
+        write(&desk, finishing("job_y", JobState::Succeeded, CENT)).await.unwrap();
+        assert!(matches!(write(&desk, late("job_l", 2)).await, Ok(Done::Opened(_))));
     })
     .await;
 }

@@ -12,6 +12,7 @@ use providers::{
 
 use super::{
     convert::{self, ConvertError, Pixels},
+    plan::Geometry,
     sniff::{DecodeLimits, Sniffed},
 };
 
@@ -62,6 +63,20 @@ impl Mask {
     /// Its size.
     pub fn size(&self) -> Size {
         self.size
+    }
+
+    /// The mask in the shape a picture of its size gets.
+    pub fn shaped(&self, geometry: Option<&Geometry>) -> Result<Self, ConvertError> {
+        let Some(geometry) = geometry else { return Ok(self.clone()) };
+        let grey = Pixels {
+            size: self.size,
+            data: self.edited.iter().flat_map(|edit| [*edit; 3]).collect(),
+            alpha: false,
+        };
+        // What is added around the picture is not the caller's: it is edited.
+        let shaped = convert::reshape(grey, geometry, [255; 3])?;
+        let edited = shaped.data.chunks_exact(3).map(|p| p[0]).collect();
+        Ok(Self { size: shaped.size, edited })
     }
 
     /// The mask in another size.
@@ -118,17 +133,14 @@ impl Mask {
         Ok(Pixels { size: self.size, data, alpha })
     }
 
-    /// The mask with soft edges that reach inwards only.
+    /// The mask with soft edges that reach inwards only. What is marked counts for half at least,
+    /// so that thin marks are not lost.
     fn softened(&self) -> Vec<u8> {
-        let radius = (self.size.width.min(self.size.height) / 128).max(1) as usize;
+        let radius = (self.size.width.min(self.size.height) / 512).clamp(1, 3) as usize;
         let (width, height) = (self.size.width as usize, self.size.height as usize);
         let across = blurred(&self.edited, width, 1, height, width, radius);
         let both = blurred(&across, height, width, width, 1, radius);
-        let soft = |(edit, blur): (&u8, u8)| {
-            // At the very edge half of what is around is kept: that is where it begins.
-            let inner = (u32::from(blur).saturating_sub(128) * 255 / 127).min(255) as u8;
-            inner.min(*edit)
-        };
+        let soft = |(edit, blur): (&u8, u8)| (*edit).min(blur.max(128));
         self.edited.iter().zip(both).map(soft).collect()
     }
 }
@@ -268,6 +280,14 @@ mod tests {
         }
         assert_eq!(kept, 60_000 - 200 * 120);
         assert!(changed > 196 * 116, "{changed}: the edge is narrow");
+        // A line of one pixel is seen, too.
+        let line = Mask {
+            size,
+            edited: (0..60_000).map(|n| if n / 300 == 100 { 255 } else { 0 }).collect(),
+        };
+        let black = solid([0, 0, 0]);
+        let laid = line.lay(&solid([200, 10, 10]), &black).unwrap();
+        assert!(laid.data[3 * (100 * 300 + 9)] >= 100);
         assert!(
             mask.lay(&solid([0; 3]), &Pixels { size: Size::new(1, 1), ..solid([0; 3]) }).is_err()
         );

@@ -168,7 +168,7 @@ impl Funding {
     }
 
     /// Whether it has happened already; an error says that the id stands for something else.
-    async fn known(&self, desk: &Desk) -> Result<bool, Error> {
+    pub async fn known(&self, desk: &Desk) -> Result<bool, Error> {
         const SQL: &str = "SELECT credit, amount FROM transfer WHERE id = $1";
         let id = format!("fund:{}", self.ledger_id());
         let rows = desk.db().query(SQL, vec![id.into()]).await?;

@@ -33,6 +33,8 @@ mod process;
 #[cfg(test)]
 mod queues;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod s3;
 #[cfg(test)]
 mod setup;

@@ -166,13 +166,14 @@ pub(crate) async fn add(
     let missing = || StoreError::not_found("organisation", &funding.org);
     credits::of_org(desk.db(), &funding.org).await?.ok_or_else(missing)?;
     let now = tenant::now();
-    let is_new = funding.book(desk, now).await?;
-    if is_new {
+    // A line without an act is better than an act without a line.
+    if !funding.known(desk).await? {
         let amount = Money::from_nanos(funding.amount);
         let detail = json!({"id": funding.id, "amount_usd": amount, "memo": funding.memo});
         let entry = Entry::new(actor, &funding.org, "credits.add", &funding.org, detail);
         change(desk.db(), entry, now, |_, _| Box::pin(async { Ok(Ok(())) })).await?;
     }
+    let is_new = funding.book(desk, now).await?;
     let credits = credits::of_org(desk.db(), &funding.org).await?.ok_or_else(missing)?;
     Ok((credits.to_json(), is_new))
 }

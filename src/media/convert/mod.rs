@@ -216,6 +216,25 @@ pub fn convert(
     Ok(Converted { bytes: bytes.into(), format: c.format, size, flattened, color_converted })
 }
 
+/// Gives pixels a new shape; what is added around them has this colour.
+pub fn reshape(
+    pixels: Pixels,
+    geometry: &Geometry,
+    background: [u8; 3],
+) -> Result<Pixels, ConvertError> {
+    let pixels = scaled(pixels, geometry)?;
+    let Some(padding) = &geometry.pad else { return Ok(pixels) };
+    let c = Conversion {
+        geometry: None,
+        format: Format::Png,
+        quality: 100,
+        webp_lossless: true,
+        background,
+        pad_transparent: false,
+    };
+    padded(pixels, padding, &c)
+}
+
 /// Writes pixels as they are, without loss where the format can.
 pub fn encode_whole(pixels: Pixels, format: Format) -> Result<Bytes, ConvertError> {
     let conversion = Conversion {
