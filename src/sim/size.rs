@@ -24,6 +24,12 @@ pub(crate) enum SizeSpec {
         rule: Rule,
         /// A field that may give a ratio instead; the nearest legal size is drawn.
         ratio: Option<String>,
+        /// Words that may stand in place of the pixels.
+        #[serde(default)]
+        words: BTreeMap<String, Size>,
+        /// What stands between the sides.
+        #[serde(default = "cross")]
+        separator: String,
     },
     /// Two numbers.
     Sides {
@@ -32,6 +38,8 @@ pub(crate) enum SizeSpec {
         default: Size,
         #[serde(default)]
         rule: Rule,
+        /// A field that may give a ratio instead, of the default's area.
+        ratio: Option<String>,
     },
     /// A preset's name, or an object with `width` and `height`.
     Preset {
@@ -68,6 +76,10 @@ pub(crate) enum SizeSpec {
 pub(crate) struct Tier {
     field: String,
     default: String,
+}
+
+fn cross() -> String {
+    "x".to_owned()
 }
 
 fn sixteen() -> u32 {
@@ -151,7 +163,7 @@ impl SizeSpec {
     pub(crate) fn read(&self, object: &Map<String, Value>) -> Result<Size, Box<Violation>> {
         match self {
             Self::Input => Ok(Size::new(1, 1)),
-            Self::Text { field, default, rule, ratio } => {
+            Self::Text { field, default, rule, ratio, words, separator } => {
                 let wanted = ratio.as_ref().and_then(|field| at(object, field)?.as_str());
                 if let Some(aspect) = wanted.and_then(|text| text.parse::<Aspect>().ok()) {
                     return Ok(nearest(aspect, &rule.sizes).unwrap_or(*default));
@@ -161,16 +173,23 @@ impl SizeSpec {
                 if text == "auto" {
                     return Ok(*default);
                 }
-                let size: Size = text.parse().map_err(|_| {
-                    Box::new(Violation::rule(
-                        field,
-                        given,
-                        "must be WIDTHxHEIGHT in pixels, or auto",
-                    ))
+                if let Some(size) = words.get(text) {
+                    return Ok(*size);
+                }
+                let pixels = text.replacen(separator.as_str(), "x", 1).parse();
+                let size: Size = pixels.map_err(|_| {
+                    let words = format!("must be WIDTH{separator}HEIGHT in pixels, or auto");
+                    Box::new(Violation::rule(field, given, words))
                 })?;
                 rule.apply(size).map_err(|words| Box::new(Violation::rule(field, given, words)))
             }
-            Self::Sides { width, height, default, rule } => {
+            Self::Sides { width, height, default, rule, ratio } => {
+                let wanted = ratio.as_ref().and_then(|field| at(object, field)?.as_str());
+                if let Some(aspect) = wanted.and_then(|text| text.parse::<Aspect>().ok())
+                    && at(object, width).or_else(|| at(object, height)).is_none()
+                {
+                    return Ok(of_area(default.pixels(), aspect, rule.multiple_of.unwrap_or(16)));
+                }
                 let asked = Size::new(
                     side(at(object, width)).unwrap_or(default.width),
                     side(at(object, height)).unwrap_or(default.height),
@@ -235,21 +254,18 @@ impl SizeSpec {
         let Self::Ratio { table, area, step, range, .. } = self else {
             return Err("has no ratios".to_owned());
         };
+        // A table may have ratios that are no two whole numbers.
+        if let Some(table) = table {
+            return pixels(table, level, ratio)
+                .ok_or_else(|| format!("is not drawn at {}", level.unwrap_or("this tier")));
+        }
         let aspect: Aspect = ratio.parse().map_err(|_| "must be W:H".to_owned())?;
         if let Some([narrow, wide]) = range
             && !(narrow.ratio()..=wide.ratio()).contains(&aspect.ratio())
         {
             return Err(format!("aspect ratio must be between {narrow} and {wide}"));
         }
-        if let Some(table) = table {
-            return pixels(table, level, ratio)
-                .ok_or_else(|| format!("is not drawn at {}", level.unwrap_or("this tier")));
-        }
-        let area = area.unwrap_or(1 << 20) as f64;
-        let step = f64::from(*step);
-        let round = |side: f64| ((side / step).round().max(1.0) * step) as u32;
-        let width = (area * aspect.ratio()).sqrt();
-        Ok(Size::new(round(width), round(width / aspect.ratio())))
+        Ok(of_area(area.unwrap_or(1 << 20), aspect, *step))
     }
 
     /// Each ratio at each tier that the fields allow, with what would be drawn. For the test
@@ -283,6 +299,14 @@ impl SizeSpec {
             })
             .collect()
     }
+}
+
+/// The size of a ratio that comes nearest to an area, in steps.
+fn of_area(area: u64, aspect: Aspect, step: u32) -> Size {
+    let step = f64::from(step);
+    let round = |side: f64| ((side / step).round().max(1.0) * step) as u32;
+    let width = (area as f64 * aspect.ratio()).sqrt();
+    Size::new(round(width), round(width / aspect.ratio()))
 }
 
 fn nearest(aspect: Aspect, sizes: &[Size]) -> Option<Size> {

@@ -3,9 +3,9 @@
 use axum::response::Response;
 
 use super::{
-    azure, bfl,
+    azure, bfl, byteplus, deepinfra,
     exchange::{Exchange, Problem},
-    fal, gemini, openai, replicate, stability, together,
+    fal, gemini, minimax, openai, recraft, replicate, stability, together, xai,
 };
 
 /// A vendor the simulator plays.
@@ -19,6 +19,11 @@ pub(crate) enum Vendor {
     Bfl,
     Gemini,
     Stability,
+    Xai,
+    Byteplus,
+    Recraft,
+    Minimax,
+    Deepinfra,
 }
 
 /// Which request of a call it is.
@@ -51,7 +56,7 @@ impl Stage {
 }
 
 impl Vendor {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::OpenAi,
         Self::Azure,
         Self::Together,
@@ -60,6 +65,11 @@ impl Vendor {
         Self::Bfl,
         Self::Gemini,
         Self::Stability,
+        Self::Xai,
+        Self::Byteplus,
+        Self::Recraft,
+        Self::Minimax,
+        Self::Deepinfra,
     ];
 
     /// The first segment of its paths.
@@ -73,6 +83,11 @@ impl Vendor {
             Self::Bfl => "bfl",
             Self::Gemini => "gemini",
             Self::Stability => "stability",
+            Self::Xai => "xai",
+            Self::Byteplus => "byteplus",
+            Self::Recraft => "recraft",
+            Self::Minimax => "minimax",
+            Self::Deepinfra => "deepinfra",
         }
     }
 
@@ -87,6 +102,11 @@ impl Vendor {
             Self::Bfl => "/bfl/v1",
             Self::Gemini => "/gemini/v1beta",
             Self::Stability => "/stability/v2beta",
+            Self::Xai => "/xai/v1",
+            Self::Byteplus => "/byteplus/api/v3",
+            Self::Recraft => "/recraft/v1",
+            Self::Minimax => "/minimax/v1",
+            Self::Deepinfra => "/deepinfra/v1",
         }
     }
 
@@ -106,6 +126,11 @@ impl Vendor {
             Self::Bfl => include_str!("data/bfl.toml"),
             Self::Gemini => include_str!("data/gemini.toml"),
             Self::Stability => include_str!("data/stability.toml"),
+            Self::Xai => include_str!("data/xai.toml"),
+            Self::Byteplus => include_str!("data/byteplus.toml"),
+            Self::Recraft => include_str!("data/recraft.toml"),
+            Self::Minimax => include_str!("data/minimax.toml"),
+            Self::Deepinfra => include_str!("data/deepinfra.toml"),
         }
     }
 
@@ -116,13 +141,18 @@ impl Vendor {
 
     /// Whether it hands out URLs of pictures.
     pub(crate) const fn has_files(self) -> bool {
-        self.has_jobs() || matches!(self, Self::Together)
+        self.has_jobs()
+            || matches!(
+                self,
+                Self::Together | Self::Xai | Self::Byteplus | Self::Recraft | Self::Minimax
+            )
     }
 
     /// Seconds a result can be fetched.
     pub(crate) const fn keeps_s(self) -> u64 {
         match self {
             Self::Bfl => 600,
+            Self::Byteplus | Self::Recraft | Self::Minimax => 24 * 3600,
             _ => 3600,
         }
     }
@@ -150,6 +180,11 @@ impl Vendor {
             Self::Bfl => bfl::answer(x).await,
             Self::Gemini => gemini::answer(x).await,
             Self::Stability => stability::answer(x).await,
+            Self::Xai => xai::answer(x).await,
+            Self::Byteplus => byteplus::answer(x).await,
+            Self::Recraft => recraft::answer(x).await,
+            Self::Minimax => minimax::answer(x).await,
+            Self::Deepinfra => deepinfra::answer(x).await,
         }
     }
 
@@ -164,6 +199,11 @@ impl Vendor {
             Self::Bfl => bfl::refuse(problem),
             Self::Gemini => gemini::refuse(problem),
             Self::Stability => stability::refuse(problem),
+            Self::Xai => xai::refuse(problem),
+            Self::Byteplus => byteplus::refuse(problem),
+            Self::Recraft => recraft::refuse(problem),
+            Self::Minimax => minimax::refuse(problem),
+            Self::Deepinfra => deepinfra::refuse(problem),
         }
     }
 }
