@@ -15,11 +15,14 @@ use providers::{
 use serde_json::{Map, Value};
 
 use super::{
+    commission::accepted,
+    dashscope,
     data::{Order, VendorData},
     form,
     gemini::{camel, pictures},
     given::sort,
     picture::{Does, Work},
+    prodia,
     schema::{self, Violation},
     vendor::Vendor,
 };
@@ -181,7 +184,7 @@ fn ordered(
         hosts,
         upstream: &deployment.upstream,
         image,
-        client_ref: None,
+        client_ref: Some("af6dcea5-2c5c-4d3c-a2b1-51ff1d5d7b40"),
         callback_url: None,
         callback_secret: None,
     };
@@ -198,10 +201,25 @@ fn ordered(
             violations.iter().map(|v| format!("{} {}", v.dotted(), v.words())).collect();
         words.join("; ")
     };
+    let accept = request.headers.iter().find(|(name, _)| *name == "accept");
+    let accept = accept.map_or("", |(_, value)| value.as_str());
     let (object, raws) = match request.body {
         Body::Json(bytes) => {
-            let mut object = given.filled(&bytes);
+            // A list of one task.
+            let task = (vendor == Vendor::Runware).then(|| &bytes[1..bytes.len() - 1]);
+            let mut object = given.filled(task.unwrap_or(&bytes));
             match vendor {
+                Vendor::Dashscope => (dashscope::flat(object), Vec::new()),
+                Vendor::Prodia => {
+                    let config = prodia::flat(object, accept).map_err(|e| format!("{e:?}"))?.1;
+                    (config, Vec::new())
+                }
+                Vendor::Fireworks => {
+                    if let Some(kind) = accepted(accept) {
+                        object.insert("accept".to_owned(), kind.into());
+                    }
+                    (object, Vec::new())
+                }
                 Vendor::Replicate => {
                     (object.remove("input").unwrap().as_object().cloned().unwrap(), Vec::new())
                 }

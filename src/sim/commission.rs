@@ -1,11 +1,14 @@
 //! What the dialects of one route share: from a request to its pictures, and plain words for a
 //! refusal, which each vendor puts into an envelope of its own.
 
+use std::time::Duration;
+
 use axum::response::Response;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use super::{
     data::{Family, Order, VendorData},
@@ -15,9 +18,10 @@ use super::{
     faults::Kind,
     files,
     hooks::Hook,
-    jobs::Job,
+    jobs::{Job, State},
     schema::Violation,
     studio::{self, Wish},
+    vendor::Stage,
 };
 
 /// Where vendors take the text.
@@ -83,6 +87,39 @@ impl Commission {
             _ => Ok(self.recipes.clone()),
         }
     }
+}
+
+/// Which request it is where a job is asked after by its id behind `folder`.
+pub(crate) fn place(x: &Exchange, folder: &str) -> (Stage, Option<String>) {
+    match (x.method.as_str(), x.segments().as_slice()) {
+        ("GET", [.., before, id]) if *before == folder => (Stage::Poll, Some((*id).to_owned())),
+        ("POST", _) => (Stage::Submit, None),
+        _ => (Stage::Other, None),
+    }
+}
+
+/// The job that is asked after, unless it is lost.
+pub(crate) fn asked(x: &Exchange, id: &str) -> Result<Job, Problem> {
+    let lost = |job: &Job| job.fault.as_ref().is_some_and(|fault| fault.kind == Kind::Lost);
+    let job = x.sim.jobs.get(x.vendor, id).filter(|job| !lost(job));
+    let job = job.ok_or_else(|| Problem::NoJob(id.to_owned()))?;
+    x.sim.jobs.polled(id);
+    if matches!(job.state(), State::Done | State::Cancelled) {
+        x.sim.jobs.notice(id);
+    }
+    Ok(job)
+}
+
+/// The time of a job in the vendors' way of writing it.
+pub(crate) fn stamp(x: &Exchange, at: Instant) -> String {
+    let time = Duration::from_secs_f64(x.sim.jobs.clock(at));
+    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + time).to_string()
+}
+
+/// The format that an `accept` header names, such as `png` of `image/png`.
+pub(crate) fn accepted(header: &str) -> Option<&str> {
+    let mut kinds = header.split([';', ',', ' ']).filter_map(|kind| kind.strip_prefix("image/"));
+    kinds.next().filter(|kind| *kind != "*")
 }
 
 /// Waits for a job whose pictures the vendor draws and then keeps to itself.

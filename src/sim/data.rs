@@ -204,7 +204,7 @@ impl Family {
         let count = self.count.as_ref().and_then(|field| object.get(field)?.as_u64());
         let format = at(object, &self.format_field)
             .and_then(Value::as_str)
-            .and_then(|name| name.parse().ok())
+            .and_then(|name| name.to_ascii_lowercase().parse().ok())
             .unwrap_or(self.format);
         Ok(Order { size, count: count.unwrap_or(1) as u32, format, work })
     }

@@ -110,7 +110,7 @@ impl Kind {
             | Self::CallbackTwice
             | Self::CallbackForged
             | Self::CallbackEarly
-                if !vendor.has_jobs() =>
+                if !vendor.pushes() =>
             {
                 Some("pushes nothing")
             }

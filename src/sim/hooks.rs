@@ -25,7 +25,7 @@ use super::{
     fal,
     faults::Kind,
     jobs::{Job, State},
-    replicate,
+    luma, replicate,
     vendor::Vendor,
 };
 
@@ -251,6 +251,7 @@ async fn body(x: &Exchange, job: &Job) -> Value {
         Vendor::Fal => fal::push(x, job).await,
         Vendor::Replicate => replicate::prediction(x, job),
         Vendor::Bfl => bfl::finished(x, job),
+        Vendor::Luma => luma::generation(x, job),
         _ => Value::Null,
     }
 }

@@ -165,7 +165,9 @@ impl SizeSpec {
             Self::Input => Ok(Size::new(1, 1)),
             Self::Text { field, default, rule, ratio, words, separator } => {
                 let wanted = ratio.as_ref().and_then(|field| at(object, field)?.as_str());
-                if let Some(aspect) = wanted.and_then(|text| text.parse::<Aspect>().ok()) {
+                // Ideogram writes a ratio like a size.
+                let wanted = wanted.and_then(|text| text.replace('x', ":").parse::<Aspect>().ok());
+                if let Some(aspect) = wanted {
                     return Ok(nearest(aspect, &rule.sizes).unwrap_or(*default));
                 }
                 let Some(given) = at(object, field) else { return Ok(*default) };

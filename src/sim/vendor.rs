@@ -3,9 +3,10 @@
 use axum::response::Response;
 
 use super::{
-    azure, bfl, byteplus, deepinfra,
+    azure, bfl, byteplus, commission, dashscope, deepinfra,
     exchange::{Exchange, Problem},
-    fal, gemini, minimax, openai, recraft, replicate, stability, together, xai,
+    fal, fireworks, gemini, ideogram, luma, luma_agents, minimax, openai, prodia, recraft,
+    replicate, runware, runway, stability, together, xai,
 };
 
 /// A vendor the simulator plays.
@@ -24,6 +25,14 @@ pub(crate) enum Vendor {
     Recraft,
     Minimax,
     Deepinfra,
+    Fireworks,
+    Dashscope,
+    Runware,
+    Luma,
+    Runway,
+    Ideogram,
+    Prodia,
+    LumaAgents,
 }
 
 /// Which request of a call it is.
@@ -56,7 +65,7 @@ impl Stage {
 }
 
 impl Vendor {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::OpenAi,
         Self::Azure,
         Self::Together,
@@ -70,6 +79,14 @@ impl Vendor {
         Self::Recraft,
         Self::Minimax,
         Self::Deepinfra,
+        Self::Fireworks,
+        Self::Dashscope,
+        Self::Runware,
+        Self::Luma,
+        Self::Runway,
+        Self::Ideogram,
+        Self::Prodia,
+        Self::LumaAgents,
     ];
 
     /// The first segment of its paths.
@@ -88,6 +105,14 @@ impl Vendor {
             Self::Recraft => "recraft",
             Self::Minimax => "minimax",
             Self::Deepinfra => "deepinfra",
+            Self::Fireworks => "fireworks",
+            Self::Dashscope => "dashscope",
+            Self::Runware => "runware",
+            Self::Luma => "luma",
+            Self::Runway => "runway",
+            Self::Ideogram => "ideogram",
+            Self::Prodia => "prodia",
+            Self::LumaAgents => "luma-agents",
         }
     }
 
@@ -107,6 +132,14 @@ impl Vendor {
             Self::Recraft => "/recraft/v1",
             Self::Minimax => "/minimax/v1",
             Self::Deepinfra => "/deepinfra/v1",
+            Self::Fireworks => "/fireworks/inference/v1",
+            Self::Dashscope => "/dashscope/api/v1",
+            Self::Runware => "/runware/v1",
+            Self::Luma => "/luma/dream-machine/v1",
+            Self::Runway => "/runway/v1",
+            Self::Ideogram => "/ideogram/v1",
+            Self::Prodia => "/prodia/v2",
+            Self::LumaAgents => "/luma-agents/v1",
         }
     }
 
@@ -131,12 +164,37 @@ impl Vendor {
             Self::Recraft => include_str!("data/recraft.toml"),
             Self::Minimax => include_str!("data/minimax.toml"),
             Self::Deepinfra => include_str!("data/deepinfra.toml"),
+            Self::Fireworks => include_str!("data/fireworks.toml"),
+            Self::Dashscope => include_str!("data/dashscope.toml"),
+            Self::Runware => include_str!("data/runware.toml"),
+            Self::Luma => include_str!("data/luma.toml"),
+            Self::Runway => include_str!("data/runway.toml"),
+            Self::Ideogram => include_str!("data/ideogram.toml"),
+            Self::Prodia => include_str!("data/prodia.toml"),
+            Self::LumaAgents => include_str!("data/luma-agents.toml"),
         }
     }
 
     /// Whether it works through a queue of jobs.
     pub(crate) const fn has_jobs(self) -> bool {
-        matches!(self, Self::Fal | Self::Replicate | Self::Bfl)
+        matches!(
+            self,
+            Self::Fal
+                | Self::Replicate
+                | Self::Bfl
+                | Self::Fireworks
+                | Self::Dashscope
+                | Self::Runware
+                | Self::Luma
+                | Self::LumaAgents
+                | Self::Runway
+                | Self::Ideogram
+        )
+    }
+
+    /// Whether it pushes the end of a job.
+    pub(crate) const fn pushes(self) -> bool {
+        matches!(self, Self::Fal | Self::Replicate | Self::Bfl | Self::Luma)
     }
 
     /// Whether it hands out URLs of pictures.
@@ -152,7 +210,9 @@ impl Vendor {
     pub(crate) const fn keeps_s(self) -> u64 {
         match self {
             Self::Bfl => 600,
-            Self::Byteplus | Self::Recraft | Self::Minimax => 24 * 3600,
+            Self::Byteplus | Self::Recraft | Self::Minimax | Self::Dashscope | Self::Runway => {
+                24 * 3600
+            }
             _ => 3600,
         }
     }
@@ -164,6 +224,10 @@ impl Vendor {
             Self::Replicate => replicate::place(x),
             Self::Bfl => bfl::place(x),
             Self::Stability => stability::place(x),
+            Self::Fireworks => fireworks::place(x),
+            Self::Runware => runware::place(x),
+            Self::Luma | Self::LumaAgents | Self::Ideogram => commission::place(x, "generations"),
+            Self::Runway | Self::Dashscope => commission::place(x, "tasks"),
             _ if x.method == http::Method::POST => (Stage::Submit, None),
             _ => (Stage::Other, None),
         }
@@ -185,6 +249,14 @@ impl Vendor {
             Self::Recraft => recraft::answer(x).await,
             Self::Minimax => minimax::answer(x).await,
             Self::Deepinfra => deepinfra::answer(x).await,
+            Self::Fireworks => fireworks::answer(x).await,
+            Self::Dashscope => dashscope::answer(x).await,
+            Self::Runware => runware::answer(x).await,
+            Self::Luma => luma::answer(x).await,
+            Self::Runway => runway::answer(x).await,
+            Self::Ideogram => ideogram::answer(x).await,
+            Self::Prodia => prodia::answer(x).await,
+            Self::LumaAgents => luma_agents::answer(x).await,
         }
     }
 
@@ -204,6 +276,14 @@ impl Vendor {
             Self::Recraft => recraft::refuse(problem),
             Self::Minimax => minimax::refuse(problem),
             Self::Deepinfra => deepinfra::refuse(problem),
+            Self::Fireworks => fireworks::refuse(problem),
+            Self::Dashscope => dashscope::refuse(problem),
+            Self::Runware => runware::refuse(problem),
+            Self::Luma => luma::refuse(problem),
+            Self::Runway => runway::refuse(problem),
+            Self::Ideogram => ideogram::refuse(problem),
+            Self::Prodia => prodia::refuse(problem),
+            Self::LumaAgents => luma_agents::refuse(problem),
         }
     }
 }
