@@ -88,7 +88,10 @@ async fn submit(x: &Exchange, of_tasks: bool) -> Result<Response, Problem> {
     if later {
         let job = studio::take(x, &model, Value::Null, wanted.outcome(x), None).await;
         let output = json!({"task_id": job.id, "task_status": "PENDING"});
-        return Ok(reply(200, &json!({"request_id": Uuid::new_v4().to_string(), "output": output})));
+        return Ok(reply(
+            200,
+            &json!({"request_id": Uuid::new_v4().to_string(), "output": output}),
+        ));
     }
     if x.moderated().is_some() {
         return Ok(reply(200, &envelope("DataInspectionFailed", INSPECTED)));
