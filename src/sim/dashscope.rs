@@ -104,7 +104,12 @@ async fn submit(x: &Exchange, of_tasks: bool) -> Result<Response, Problem> {
 }
 
 fn choices(x: &Exchange, job: &Job, count: usize) -> Value {
-    let content: Vec<Value> = (0..count).map(|i| json!({"image": files::url(x, job, i)})).collect();
+    let mut content: Vec<Value> =
+        (0..count).map(|i| json!({"image": files::url(x, job, i)})).collect();
+    // Z-Image tells the prompt it drew.
+    if job.model.starts_with("z-image") {
+        content.push(json!({"text": job.prompt}));
+    }
     json!([{"finish_reason": "stop", "message": {"role": "assistant", "content": content}}])
 }
 
@@ -121,6 +126,7 @@ fn task(x: &Exchange, job: &Job) -> Value {
     };
     let mut output = json!({
         "task_id": job.id, "task_status": status, "submit_time": stamp(x, job.created),
+        "scheduled_time": stamp(x, job.starts()),
     });
     if let (Ok(recipes), "SUCCEEDED") = (&job.work, status) {
         output["choices"] = choices(x, job, recipes.len());

@@ -52,6 +52,8 @@ pub(crate) async fn answer(x: &Exchange) -> Result<Response, Problem> {
             "status": "succeeded",
             "runtime_ms": (seconds(job.run) * 1000.0) as u64,
             "cost": each * f64::from(wanted.order.count),
+            "tokens_generated": null,
+            "tokens_input": null,
         },
         "images": images,
         "nsfw_content_detected": vec![unsafe_picture; pictures.len()],

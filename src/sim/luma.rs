@@ -69,6 +69,9 @@ pub(crate) fn generation(x: &Exchange, job: &Job) -> Value {
     };
     let mut request = job.request.clone();
     request["generation_type"] = "image".into();
+    if request.get("callback_url").is_none() {
+        request["callback_url"] = Value::Null;
+    }
     json!({
         "id": job.id,
         "generation_type": "image",

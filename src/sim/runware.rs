@@ -114,6 +114,7 @@ async fn state(x: &Exchange, job: &Job) -> Value {
         let mut item = json!({
             "taskType": "imageInference", "taskUUID": name, "status": "success",
             "imageUUID": Uuid::new_v4().to_string(), "seed": recipe.scene.seed,
+            "NSFWContent": false,
         });
         if told("includeCost") == Some(&Value::Bool(true)) {
             item["cost"] = job.request["cost"].clone();

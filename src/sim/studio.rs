@@ -103,9 +103,16 @@ fn prompt(x: &Exchange, work: &Result<Vec<Recipe>, Problem>) -> String {
         return first.scene.prompt.clone();
     }
     let body: Value = serde_json::from_slice(&x.body).unwrap_or_default();
-    let text = ["/prompt", "/input/prompt", "/promptText", "/0/positivePrompt"]
-        .iter()
-        .find_map(|at| body.pointer(at)?.as_str());
+    let text = [
+        "/prompt",
+        "/input/prompt",
+        "/promptText",
+        "/0/positivePrompt",
+        "/config/prompt",
+        "/input/messages/0/content/0/text",
+    ]
+    .iter()
+    .find_map(|at| body.pointer(at)?.as_str());
     text.unwrap_or_default().to_owned()
 }
 
