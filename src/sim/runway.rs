@@ -79,9 +79,8 @@ fn task(x: &Exchange, job: &Job) -> Value {
 pub(crate) fn refuse(problem: &Problem) -> Response {
     let told = Told::of(problem);
     let status = match problem {
-        Problem::NoModel(_) | Problem::Retired(_) => 400,
         // An account without credits is told so as of any wrong request.
-        Problem::NoCredit => 400,
+        Problem::NoCredit | Problem::NoModel(_) | Problem::Retired(_) => 400,
         _ => told.status,
     };
     let words = match problem {
