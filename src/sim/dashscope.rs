@@ -110,7 +110,8 @@ fn choices(x: &Exchange, job: &Job, count: usize) -> Value {
     if job.model.starts_with("z-image") {
         content.push(json!({"text": job.prompt}));
     }
-    json!([{"finish_reason": "stop", "message": {"role": "assistant", "content": content}}])
+    let message = json!({"role": "assistant", "content": content, "reasoning_content": ""});
+    json!([{"finish_reason": "stop", "message": message}])
 }
 
 fn task(x: &Exchange, job: &Job) -> Value {
@@ -130,6 +131,7 @@ fn task(x: &Exchange, job: &Job) -> Value {
     });
     if let (Ok(recipes), "SUCCEEDED") = (&job.work, status) {
         output["choices"] = choices(x, job, recipes.len());
+        output["end_time"] = stamp(x, job.ends()).into();
     }
     if let Some((code, words)) = failure {
         output["code"] = code.into();

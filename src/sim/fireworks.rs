@@ -112,7 +112,11 @@ fn result(x: &Exchange, id: &str) -> Response {
         (_, Err(_)) => "Error",
     };
     let result = match status {
-        "Ready" => json!({"sample": files::url(x, &job, 0)}),
+        "Ready" => json!({
+            "sample": files::url(x, &job, 0),
+            "prompt": job.prompt,
+            "seed": job.work.as_ref().ok().and_then(|list| Some(list.first()?.scene.seed)),
+        }),
         _ => Value::Null,
     };
     reply(200, &json!({"id": id, "status": status, "result": result}))

@@ -64,7 +64,9 @@ pub(crate) fn generation(x: &Exchange, job: &Job) -> Value {
         (_, Err(_)) => ("failed", Some("Generation failed")),
     };
     let assets = match state {
-        "completed" => json!({"video": null, "image": files::url(x, job, 0)}),
+        "completed" => {
+            json!({"video": null, "image": files::url(x, job, 0), "progress_video": null})
+        }
         _ => Value::Null,
     };
     let mut request = job.request.clone();
