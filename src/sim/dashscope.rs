@@ -130,7 +130,13 @@ fn task(x: &Exchange, job: &Job) -> Value {
         "scheduled_time": stamp(x, job.starts()),
     });
     if let (Ok(recipes), "SUCCEEDED") = (&job.work, status) {
-        output["choices"] = choices(x, job, recipes.len());
+        // A choice for every picture, where a call that is held gives one choice of all.
+        let choice = |index| {
+            let content = [json!({"type": "image", "image": files::url(x, job, index)})];
+            json!({"finish_reason": "stop", "message": {"role": "assistant", "content": content}})
+        };
+        output["choices"] = (0..recipes.len()).map(choice).collect();
+        output["finished"] = true.into();
         output["end_time"] = stamp(x, job.ends()).into();
     }
     if let Some((code, words)) = failure {
