@@ -9,7 +9,7 @@ use axum::{
     Extension, Json,
     extract::{Query, State},
 };
-use providers::catalog::{Deployment, SizeRule};
+use providers::catalog::{Deployment, SizeRule, Task};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -83,10 +83,9 @@ pub(super) async fn retrieve(
 }
 
 fn model(name: &str, resolved: &Resolved, expand: bool) -> Value {
-    let owner = match resolved.deployments.as_slice() {
-        [only] => only.deployment.provider.as_str(),
-        _ => "mediagate",
-    };
+    let mut owners = resolved.deployments.iter().map(|s| s.deployment.provider.as_str());
+    let owner = owners.next().filter(|first| owners.all(|owner| owner == *first));
+    let owner = owner.unwrap_or("mediagate");
     // The catalogue knows no birthdays; OpenAI's shape wants a number.
     let mut model = json!({ "id": name, "object": "model", "created": 0, "owned_by": owner });
     if expand {
@@ -101,6 +100,7 @@ fn details(resolved: &Resolved) -> Value {
     let any = |has: fn(&Deployment) -> bool| deployments.iter().any(|d| has(d));
     json!({
         "task": deployments.first().map(|d| d.task),
+        "tasks": deployments.iter().map(|d| d.task).collect::<BTreeSet<_>>(),
         "model": resolved.model,
         "providers": resolved.deployments.iter().map(|s| deployment(s)).collect::<Vec<_>>(),
         "capabilities": {
@@ -112,15 +112,28 @@ fn details(resolved: &Resolved) -> Value {
         "parameters": parameters(&deployments),
         "sizes": deployments
             .iter()
-            .map(|d| (d.slug(), sizes(&d.size)))
+            .map(|d| (named(d), sizes(&d.size)))
             .collect::<BTreeMap<_, _>>(),
-        "pricing": deployments.iter().map(|d| (d.slug(), pricing(d))).collect::<BTreeMap<_, _>>(),
+        "pricing": deployments.iter().map(|d| (named(d), pricing(d))).collect::<BTreeMap<_, _>>(),
     })
+}
+
+/// A deployment's slug, with what it does where that is not to draw from words.
+fn named(deployment: &Deployment) -> String {
+    match deployment.task {
+        Task::ImageGenerate => deployment.slug(),
+        task => format!("{} {}", deployment.slug(), task.name()),
+    }
 }
 
 fn deployment(served: &Served) -> Value {
     let d = &served.deployment;
+    let takes = d.task.takes_pictures();
     json!({
+        "task": d.task,
+        "images": takes.then_some(d.inputs.images),
+        "mask": takes.then_some(d.inputs.mask.is_some()),
+        "scale_factors": takes.then_some(&d.inputs.factors),
         "deployment": d.slug(),
         "provider": d.provider,
         "upstream": served.upstream,

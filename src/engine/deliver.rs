@@ -355,8 +355,15 @@ impl Delivery<'_> {
         let begun = Instant::now();
         let engine = self.engine;
         let log = Log { engine, job: self.job, number: row.number };
-        let mut drive =
-            Drive::new(engine, &log, &candidate.served, &image, &prepared.inputs, self.deadline);
+        let mut drive = Drive::new(
+            engine,
+            &log,
+            &candidate.served,
+            &image,
+            &prepared.inputs,
+            picture::most_pixels(candidate, engine.settings.pictures),
+            self.deadline,
+        );
         let driven = match self.start(row) {
             _ if unprepared.is_some() => Err(unprepared.unwrap_or_else(Failure::unwritten)),
             // A process that does not know whether the job is still its own must not buy.

@@ -79,6 +79,8 @@ pub(crate) struct Drive<'a> {
     pub(crate) image: &'a ImageCall,
     /// The pictures the call names.
     pub(crate) inputs: &'a Inputs,
+    /// Most pixels that a picture may come with.
+    pub(crate) most_pixels: u64,
     pub(crate) deadline: Instant,
     /// Time spent waiting for the provider.
     pub(crate) upstream: Duration,
@@ -104,6 +106,7 @@ impl<'a> Drive<'a> {
         served: &'a Served,
         image: &'a ImageCall,
         inputs: &'a Inputs,
+        most_pixels: u64,
         deadline: Instant,
     ) -> Self {
         Self {
@@ -113,6 +116,7 @@ impl<'a> Drive<'a> {
             served,
             image,
             inputs,
+            most_pixels,
             deadline,
             upstream: Duration::ZERO,
             polls: 0,
@@ -549,7 +553,7 @@ impl<'a> Drive<'a> {
             tries += 1;
             let lost = |m: &str| Err(Failure::new(Class::ResultLost, "result_lost", m));
             let error = match timeout_at(self.deadline, self.fetch(&url)).await {
-                Ok(Ok(blob)) => match picture::inspect(&blob) {
+                Ok(Ok(blob)) => match picture::inspect(&blob, self.most_pixels) {
                     Ok(_) => return Ok(blob),
                     // Perhaps the provider's file server was in trouble: look once more. The
                     // picture is paid, so no other provider is asked for it.

@@ -60,7 +60,7 @@ pub(crate) async fn prepare(
     budget: &Arc<Budget>,
     limits: PictureLimits,
 ) -> Result<Ready, Failure> {
-    let sniffed = inspect(&blob)?;
+    let sniffed = inspect(&blob, most_pixels(candidate, limits))?;
     let mut adjustments = Vec::new();
     let geometry = if sniffed.format == Format::Svg {
         None
@@ -173,14 +173,25 @@ async fn pixel_work<T: Send + 'static>(
         .map_err(|e| unusable(format!("the provider's picture cannot be used: {e}")))
 }
 
+/// Most pixels that a picture may come with: those that may be decoded, or those that were planned,
+/// as of an upscale, and some.
+pub(crate) fn most_pixels(candidate: &Candidate, limits: PictureLimits) -> u64 {
+    let planned = candidate.size.expected.map_or(0, Size::pixels);
+    limits.max_pixels.max(planned.saturating_add(planned / 5))
+}
+
 /// What the bytes are, and that they are all there.
-pub(crate) fn inspect(blob: &Blob) -> Result<Sniffed, Failure> {
+pub(crate) fn inspect(blob: &Blob, most_pixels: u64) -> Result<Sniffed, Failure> {
     let unreadable =
         |e: std::io::Error| unusable(format!("the provider's picture is damaged: {e}"));
     let head = blob.head(HEAD).map_err(unreadable)?;
-    // How many pixels may be decoded is asked when one is: a picture may pass untouched.
-    let any = DecodeLimits { max_pixels: u64::MAX, max_side: u32::MAX, max_bytes: u64::MAX };
-    let sniffed = sniff::sniff_within(&head, &any)
+    // What decoding takes is asked when something is decoded: a picture may pass untouched.
+    let bounds = DecodeLimits {
+        max_pixels: most_pixels,
+        max_side: u32::from(u16::MAX),
+        max_bytes: u64::MAX,
+    };
+    let sniffed = sniff::sniff_within(&head, &bounds)
         .map_err(|e| unusable(format!("the provider's bytes cannot be used: {e}")))?;
     let tail = blob.tail(TAIL).map_err(unreadable)?;
     if !sniff::is_complete(sniffed.format, blob.media_len(), &head, &tail) {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use providers::money::Money;
 use serde_json::{Map, Value as Json, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{alert::field, amount, sql::Sql, when, window};
 use crate::{
@@ -168,7 +169,7 @@ impl Funding {
     }
 
     /// Whether it has happened already; an error says that the id stands for something else.
-    pub async fn known(&self, desk: &Desk) -> Result<bool, Error> {
+    async fn known(&self, desk: &Desk) -> Result<bool, Error> {
         const SQL: &str = "SELECT credit, amount FROM transfer WHERE id = $1";
         let id = format!("fund:{}", self.ledger_id());
         let rows = desk.db().query(SQL, vec![id.into()]).await?;
@@ -178,6 +179,16 @@ impl Funding {
         }
         let message = format!("the id {:?} was used for another funding", self.id);
         Err(Error::new(Code::IdempotencyMismatch, message).param("id"))
+    }
+
+    /// The id of its line in the audit log, which sorts by the time it was booked at.
+    pub async fn log_id(&self, db: &Db) -> Result<String, Error> {
+        const SQL: &str = "SELECT at FROM transfer WHERE id = $1";
+        let id = format!("fund:{}", self.ledger_id());
+        let digest = hex::encode(Sha256::digest(&id));
+        let rows = db.query(SQL, vec![id.into()]).await?;
+        let at = rows.first().map_or(Ok(0), |row| row.int(0))?;
+        Ok(format!("aud_{at:012x}{}", digest.get(..20).unwrap_or_default()))
     }
 
     /// Books it, once. Gives whether it was new.

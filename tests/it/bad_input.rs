@@ -59,7 +59,8 @@ async fn fields_that_are_wrong_are_named_and_nobody_is_called() {
         (json!({"background": "green"}), invalid, "background"),
         (json!({"quality": "superb"}), invalid, "quality"),
         (json!({"seed": -1}), invalid, "seed"),
-        (json!({"stream": true}), "unsupported_parameter", "stream"),
+        (json!({"stream": "yes"}), invalid, "stream"),
+        (json!({"mode": "upscale"}), "unsupported_parameter", "mode"),
     ] {
         let answer = gateway.draw(body(&changes)).await;
         let message = answer.error(400, code, Some(param));

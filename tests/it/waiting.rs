@@ -462,7 +462,10 @@ async fn a_job_given_up_at_its_deadline_is_ended_at_the_provider_or_booked_as_ow
         ];
         let state = match owed_to {
             Some(provider) => {
-                moved.push(format!("suspense suspense payable:{provider} {held}"));
+                // What it costs us by the list; the words were held for on top.
+                let expected = books.number("SELECT expected FROM attempt");
+                assert!(expected > 0 && expected <= held);
+                moved.push(format!("suspense suspense payable:{provider} {expected}"));
                 "unknown"
             }
             None => "failed",

@@ -17,14 +17,14 @@ use crate::{
         App,
         usage::{Format, Query},
     },
-    db::Db,
+    db::{Db, Durability},
     error::Error,
     jobs::Desk,
     tenant::{
         self, DEFAULT,
         budgets::{USD, parse_amount},
         role::{Act, Actor},
-        store::{Entry, StoreError, change, name, permit},
+        store::{Entry, StoreError, audit, name, permit},
     },
     usage::{
         credits::{self, Funding},
@@ -166,14 +166,18 @@ pub(crate) async fn add(
     let missing = || StoreError::not_found("organisation", &funding.org);
     credits::of_org(desk.db(), &funding.org).await?.ok_or_else(missing)?;
     let now = tenant::now();
-    // A line without an act is better than an act without a line.
-    if !funding.known(desk).await? {
-        let amount = Money::from_nanos(funding.amount);
-        let detail = json!({"id": funding.id, "amount_usd": amount, "memo": funding.memo});
-        let entry = Entry::new(actor, &funding.org, "credits.add", &funding.org, detail);
-        change(desk.db(), entry, now, |_, _| Box::pin(async { Ok(Ok(())) })).await?;
-    }
     let is_new = funding.book(desk, now).await?;
+    // Also when it was booked before: whoever did that may have ended before the log knew it. Its
+    // place in the log is that of the funding, so it stands there once.
+    let amount = Money::from_nanos(funding.amount);
+    let detail = json!({"id": funding.id, "amount_usd": amount, "memo": funding.memo});
+    let entry = Entry::new(actor, &funding.org, "credits.add", &funding.org, detail);
+    let line = funding.log_id(desk.db()).await?;
+    let logged = desk.db().transaction(Durability::Full, move |tx| {
+        let (entry, line) = (entry.clone(), line.clone());
+        Box::pin(async move { audit::write_as(tx, line, &entry, now).await })
+    });
+    logged.await.map_err(StoreError::from)?;
     let credits = credits::of_org(desk.db(), &funding.org).await?.ok_or_else(missing)?;
     Ok((credits.to_json(), is_new))
 }

@@ -29,8 +29,13 @@ pub struct Line {
 
 /// Writes a line, in the transaction of what it tells.
 pub async fn write(tx: &mut Tx<'_>, entry: &Entry, now: i64) -> Result<(), DbError> {
+    write_as(tx, super::new_id("aud"), entry, now).await
+}
+
+/// Writes a line with an id of its own, once: for what is done elsewhere and may be repeated.
+pub async fn write_as(tx: &mut Tx<'_>, id: String, entry: &Entry, now: i64) -> Result<(), DbError> {
     let row = [
-        super::new_id("aud").into(),
+        id.into(),
         now.into(),
         entry.actor.as_str().into(),
         entry.org.as_str().into(),
@@ -40,7 +45,7 @@ pub async fn write(tx: &mut Tx<'_>, entry: &Entry, now: i64) -> Result<(), DbErr
     ];
     tx.execute(
         "INSERT INTO audit (id, at, actor, org, action, target, detail) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING",
         &row,
     )
     .await?;
