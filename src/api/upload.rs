@@ -26,6 +26,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
 
 use super::body;
 use crate::{
@@ -216,9 +217,16 @@ async fn form(
     let mut pace = Pace::new();
     let allowance = Arc::new(AtomicU64::new(LONGEST_HEAD));
     let counted = Arc::clone(&allowance);
-    let body = body.into_data_stream().map(move |chunk| {
+    // Shared, so that what the parser leaves behind the last boundary can be read as well.
+    let source = Arc::new(Mutex::new(body.into_data_stream()));
+    let pieces = stream::unfold(Arc::clone(&source), |source| async move {
+        let next = source.lock().await.next().await;
+        next.map(|chunk| (chunk, source))
+    });
+    let body = pieces.boxed().map(move |chunk| {
         let chunk = chunk.map_err(io::Error::other)?;
-        let take = |left: u64| left.checked_sub(chunk.len() as u64);
+        // One piece may go beyond: the beginning of a file comes with its head.
+        let take = |left: u64| (left > 0).then(|| left.saturating_sub(chunk.len() as u64));
         let held = counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         held.map_err(|_| io::Error::other("a head of the form is too long"))?;
         Ok::<_, io::Error>(chunk)
@@ -285,6 +293,19 @@ async fn form(
             put(&mut upload.fields, &name, &text)?;
         }
     }
+    drop(form);
+    // A connection whose request was not read to its end is reset, and the answer with it.
+    let mut rest = source.lock().await;
+    let mut left = 0;
+    while let Some(chunk) = pace.wait(rest.next()).await? {
+        let chunk = chunk
+            .map_err(|e| Error::new(Code::InvalidRequest, "the body ended early").because(e))?;
+        left += chunk.len() as u64;
+        if left > LONGEST_HEAD {
+            return Err(Error::new(Code::InvalidRequest, "the form goes on behind its end"));
+        }
+    }
+    drop(rest);
     Ok(upload)
 }
 
@@ -547,7 +568,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
         let limits = Limits { json: 1 << 20, file: 1000 };
-        Upload::read(&headers, Body::from(body), limits, &Budget::new(1 << 20)).await
+        let pieces: Vec<_> = body.chunks(16 * 1024).map(Bytes::copy_from_slice).collect();
+        let body = Body::from_stream(stream::iter(pieces.into_iter().map(Ok::<_, io::Error>)));
+        Upload::read(&headers, body, limits, &Budget::new(1 << 20)).await
     }
 
     fn multipart(parts: &[(&str, &str)]) -> Vec<u8> {

@@ -37,7 +37,7 @@ describe("work from pictures", () => {
       const path = join(folder, "mug.png");
       await writeFile(path, bytes);
       for (const image of [await file(), createReadStream(path), [await file(), await file("b.png")]]) {
-        const answer = await client.images.edit({ model, image, prompt: "x", size: "1024x1024" });
+        const answer = await client.images.edit({ model, image, prompt: "put it on a table", size: "1024x1024" });
         assert.deepEqual([picture(answer.data[0]).width, picture(answer.data[0]).height], [1024, 1024]);
       }
     });
@@ -61,7 +61,7 @@ describe("work from pictures", () => {
   test("a mask", async () => {
     const answer = await client.images.edit({
       model: "gpt-image-1-mini", image: await file(), mask: await file("mask.png"),
-      prompt: "x", size: "1024x1024",
+      prompt: "put it on a table", size: "1024x1024",
     });
     assert.equal(picture(answer.data[0]).width, 1024);
   });
